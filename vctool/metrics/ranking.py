@@ -1,0 +1,147 @@
+"""The headline: recall, median and mean rank, MRR, mAP, nDCG@10 and the geometric mean, from one matrix of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vctool.metrics.ranks import NDCG_AT, RECALL_AT, QueryScores, ScoreMatrix, check_matrix, query_scores
+from vctool.metrics.relevance import FloatArray, Relevance, RelevanceSets, as_relevance
+
+METRIC_NAMES = (*(f"R@{k}" for k in RECALL_AT), "MdR", "MnR", "MRR", "mAP", f"nDCG@{NDCG_AT}", "geometric_mean")
+
+
+@dataclass(frozen=True)
+class RankingMetrics:
+    """Metrics of one ranking task.
+
+    R@K and the geometric mean are percentages (0..100), MRR, mAP and nDCG@10 are 0..1, MdR and MnR are ranks from 1.
+    `recall[k]` is the share of queries whose expected rank is at most k; with several right clips the best one counts
+    (trec_eval calls this success). `per_query` keeps what every query scored, so that two results can be compared.
+    """
+
+    queries: int
+    clips: int
+    tied_queries: int
+    per_query: QueryScores
+    several_relevant: bool
+
+    @property
+    def ranks(self) -> FloatArray:
+        """Expected rank of each query's best right clip, float64 [Q], from 1."""
+        return self.per_query.rank
+
+    @property
+    def recall(self) -> dict[int, float]:
+        """R@K in percent for K in 1, 5, 10, 50."""
+        return {k: recall_at(self.ranks, k) for k in RECALL_AT}
+
+    @property
+    def r1(self) -> float:
+        return recall_at(self.ranks, 1)
+
+    @property
+    def median_rank(self) -> float:
+        return float(np.median(self.ranks))
+
+    @property
+    def mean_rank(self) -> float:
+        return float(np.mean(self.ranks))
+
+    @property
+    def mrr(self) -> float:
+        return float(np.mean(self.per_query.reciprocal))
+
+    @property
+    def mean_average_precision(self) -> float:
+        return float(np.mean(self.per_query.precision))
+
+    @property
+    def ndcg10(self) -> float:
+        return float(np.mean(self.per_query.ndcg))
+
+    @property
+    def geometric_mean(self) -> float:
+        """Geometric mean of R@1, R@5 and R@10 in percent (MSR-VTT full papers)."""
+        return geometric_mean(self.ranks)
+
+    def values(self) -> dict[str, float]:
+        """The metrics under their usual names, in the usual order."""
+        return _values(self.ranks, self.per_query.reciprocal, self.per_query.precision, self.per_query.ndcg)
+
+    def optimistic(self) -> dict[str, float]:
+        """The metrics with every tie broken in favour of the right clips."""
+        own = self.per_query
+        return _values(own.rank_best, 1.0 / own.rank_best, own.precision_best, own.ndcg_best)
+
+    def pessimistic(self) -> dict[str, float]:
+        """The metrics with every tie broken against the right clips."""
+        own = self.per_query
+        return _values(own.rank_worst, 1.0 / own.rank_worst, own.precision_worst, own.ndcg_worst)
+
+    def to_dict(self, per_query: bool = False) -> dict[str, Any]:
+        """JSON form. `optimistic` and `pessimistic` appear only if ties make them differ; `ranks` only on request.
+
+        `recall_share@K` (the share of the right clips found, trec_eval's recall) appears only if a query has several.
+        """
+        out: dict[str, Any] = {"queries": self.queries, "clips": self.clips, **self.values(), "tied_queries": self.tied_queries}
+        if self.several_relevant:
+            out.update({f"recall_share@{k}": 100.0 * float(np.mean(v)) for k, v in self.per_query.share.items()})
+        if self.tied_queries:
+            out["optimistic"] = self.optimistic()
+            out["pessimistic"] = self.pessimistic()
+        if per_query:
+            out["ranks"] = self.ranks.tolist()
+            if self.several_relevant or self.tied_queries:
+                # With one untied right clip both follow from the rank; otherwise they are kept for `compare`.
+                out["per_query_nDCG@10"] = self.per_query.ndcg.tolist()
+                out["per_query_AP"] = self.per_query.precision.tolist()
+        return out
+
+
+def recall_at(ranks: FloatArray, k: int) -> float:
+    """Percentage of ranks at most k."""
+    return 100.0 * float(np.mean(ranks <= k))
+
+
+def geometric_mean(ranks: FloatArray) -> float:
+    """Geometric mean of R@1, R@5, R@10 in percent; 0 if any is 0."""
+    return float(np.cbrt(np.prod([recall_at(ranks, k) for k in (1, 5, 10)])))
+
+
+def _values(rank: FloatArray, reciprocal: FloatArray, precision: FloatArray, ndcg: FloatArray) -> dict[str, float]:
+    out = {f"R@{k}": recall_at(rank, k) for k in RECALL_AT}
+    out["MdR"] = float(np.median(rank))
+    out["MnR"] = float(np.mean(rank))
+    out["MRR"] = float(np.mean(reciprocal))
+    out["mAP"] = float(np.mean(precision))
+    out[f"nDCG@{NDCG_AT}"] = float(np.mean(ndcg))
+    out["geometric_mean"] = geometric_mean(rank)
+    return out
+
+
+def evaluate_ranking(
+    sims_QN: ScoreMatrix, relevance: Relevance | RelevanceSets, *, query_names: Sequence[str] | None = None
+) -> RankingMetrics:
+    """Metrics of a similarity matrix [Q, N] (queries by clips, higher is better; any real dtype, arrays or mapped files).
+
+    relevance: int array [Q] (the right clip's column), or per query a set/array of columns, or a {column: grade} mapping.
+    query_names: ids or texts used in errors. Ties give the expected rank (see `ranks`); -inf scores are allowed.
+    Raises InputError for NaN (naming the query), wrong shapes, columns out of range, or queries without a right clip.
+    The matrix is read in chunks of queries: memory beyond it stays below a few hundred MB.
+    """
+    queries, clips = check_matrix(sims_QN)
+    sets = relevance
+    if not isinstance(sets, RelevanceSets):
+        sets = as_relevance(sets, clips, queries=queries, names=query_names)
+    scored = query_scores(sims_QN, sets, query_names)
+    return RankingMetrics(
+        queries=queries,
+        clips=clips,
+        tied_queries=int(np.count_nonzero(scored.rank_best != scored.rank_worst)),
+        per_query=scored,
+        several_relevant=not sets.single,
+    )
