@@ -1,0 +1,1 @@
+"""What happens to text and frames before a model sees them, without torch."""
