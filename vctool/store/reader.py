@@ -1,0 +1,325 @@
+"""Reading a token store: every array mapped from the file, nothing decoded before it is asked for.
+
+Shape letters: N clips, F frames, V video tokens, T tokens of all clips end to end, D width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import mmap
+import os
+import zlib
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from vctool.errors import StoreError, VerificationError
+from vctool.store.archive import Member, inflate, read_members, same_container
+from vctool.store.format import (
+    BRANCHES,
+    REQUIRED_MEMBERS,
+    SCALE_MEMBERS,
+    SCHEMA,
+    AnyArray,
+    check_member,
+    parse_npy_header,
+)
+from vctool.store.paths import absolute_path
+from vctool.store.tokens import ClipTokens, Float32, dequantise
+
+Int64 = npt.NDArray[np.int64]
+
+_BLOCK = 1 << 24  # bytes summed at once
+_REBUILD = "the file is damaged: copy it again, or build it again with `vctool index`"
+
+
+def open_store(path: str | Path) -> TokenStore:
+    """Open the token store at `path`, mapped: milliseconds whatever its size.
+
+    Raises StoreError, in one line that says what to do: no such file, not a store, cut short, of a newer version, a
+    missing member, a wrong dtype, offsets that run backwards or past the end.
+    """
+    return TokenStore(path)
+
+
+class TokenStore:
+    """An open token store. Arrays are read-only and stay valid while the file is replaced by a newer one.
+
+    frame_TD, video_TD: float16, int8 or (foreign files) float32 [T, D]. frame_offsets, video_offsets: int64 [N+1].
+    frame_time_T, video_time_T: float32 seconds, NaN for none. frame_scale_T, video_scale_T: float32, int8 stores only.
+    manifest: see docs/format.md.
+    """
+
+    frame_TD: AnyArray
+    frame_offsets: Int64
+    frame_time_T: Float32
+    frame_scale_T: Float32 | None
+    video_TD: AnyArray
+    video_offsets: Int64
+    video_time_T: Float32
+    video_scale_T: Float32 | None
+    manifest: dict[str, Any]
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._folder = Path(os.path.realpath(self.path)).parent
+        where = str(self.path)
+        self._data = _map(self.path)
+        self._members = _known_members(read_members(self._data, where), where)
+        self._copied: set[str] = set()
+        self._arrays = {name: self._load(name, member) for name, member in self._members.items()}
+        self.manifest = _read_manifest(self._arrays["manifest"], where)
+        for branch in BRANCHES:
+            setattr(self, f"{branch}_TD", self._arrays[f"{branch}_TD"])
+            setattr(self, f"{branch}_offsets", self._arrays[f"{branch}_offsets"])
+            setattr(self, f"{branch}_time_T", self._arrays[f"{branch}_time_T"])
+            setattr(self, f"{branch}_scale_T", self._arrays.get(f"{branch}_scale_T"))
+        self._check()
+
+    @property
+    def dim(self) -> int:
+        """Token width D."""
+        return int(self.frame_TD.shape[1])
+
+    @property
+    def dtype(self) -> str:
+        """`float16`, `int8`, or `float32` in a file of foreign make."""
+        return self.frame_TD.dtype.name
+
+    def __len__(self) -> int:
+        return len(self.frame_offsets) - 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file. Arrays taken from the store before stay valid; the store itself is empty afterwards."""
+        self._arrays.clear()
+        for branch in BRANCHES:
+            for name in ("TD", "offsets", "time_T", "scale_T"):
+                self.__dict__.pop(f"{branch}_{name}", None)
+        self._data = memoryview(b"")
+
+    @cached_property
+    def clip_ids(self) -> list[str]:
+        """All ids, decoded on first use."""
+        return self._texts("clip_ids_bytes", "clip_ids_offsets")
+
+    @cached_property
+    def clip_paths(self) -> list[str]:
+        """All paths as stored: posix, relative to the store's folder where that was possible, '' for none."""
+        return self._texts("clip_paths_bytes", "clip_paths_offsets")
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {clip_id: i for i, clip_id in enumerate(self.clip_ids)}
+
+    def index_of(self, clip_id: str) -> int:
+        """Position of the clip with this id; raises StoreError if there is none."""
+        try:
+            return self._index[clip_id]
+        except KeyError:
+            raise StoreError(f"{self.path}: no clip {clip_id!r}", "`vctool info` lists the ids") from None
+
+    def clip_id(self, index: int) -> str:
+        """Id of one clip, without decoding the others."""
+        return self._text("clip_ids_bytes", "clip_ids_offsets", index)
+
+    def clip_path(self, index: int) -> str:
+        """Path of one clip as stored."""
+        return self._text("clip_paths_bytes", "clip_paths_offsets", index)
+
+    def resolve_path(self, index: int) -> Path | None:
+        """Absolute path of one clip's video file; None if it has none or it is an address."""
+        return absolute_path(self.clip_path(index), self._folder)
+
+    def clip_meta(self, index: int) -> dict[str, Any]:
+        """Metadata of one clip (duration, size, captions, the user's own)."""
+        try:
+            meta = json.loads(self._text("clip_meta", "clip_meta_offsets", index))
+        except (json.JSONDecodeError, RecursionError):
+            raise StoreError(f"{self.path}: the metadata of clip {index} are damaged", _REBUILD) from None
+        if not isinstance(meta, dict):
+            raise StoreError(f"{self.path}: the metadata of clip {index} are not a JSON object", _REBUILD)
+        return meta
+
+    def rows(self, branch: str, index: int) -> tuple[AnyArray, Float32, Float32 | None]:
+        """One clip's stored tokens, times and scales of branch `frame` or `video`, mapped, bit for bit."""
+        index = self._position(index)
+        offsets = self._arrays[f"{branch}_offsets"]
+        span = slice(int(cast(Any, offsets[index])), int(cast(Any, offsets[index + 1])))
+        scale_T = self._arrays.get(f"{branch}_scale_T")
+        time_T = cast(Float32, self._arrays[f"{branch}_time_T"][span])
+        return self._arrays[f"{branch}_TD"][span], time_T, None if scale_T is None else cast(Float32, scale_T[span])
+
+    def clip(self, index: int) -> ClipTokens:
+        """One clip as float32, its path absolute: ready for another store's writer."""
+        frame_FD, frame_time_F, frame_scale_F = self.rows("frame", index)
+        video_VD, video_time_V, video_scale_V = self.rows("video", index)
+        path = self.resolve_path(index)
+        return ClipTokens(
+            id=self.clip_id(index),
+            path=self.clip_path(index) if path is None else str(path),
+            frame_FD=dequantise(frame_FD, frame_scale_F),
+            frame_time_F=frame_time_F.copy(),
+            video_VD=dequantise(video_VD, video_scale_V),
+            video_time_V=video_time_V.copy(),
+            meta=self.clip_meta(index),
+        )
+
+    def verify(self) -> None:
+        """Recompute every checksum, and check every id, path and metadata line.
+
+        Raises VerificationError that names the first member which does not match, or if the file carries no checksums.
+        """
+        expected = self.manifest.get("arrays")
+        if not isinstance(expected, dict):
+            raise VerificationError(f"{self.path}: carries no checksums", "rewrite it with `vctool store convert`")
+        for name in self._arrays:
+            self._verify_member(name, expected.get(name))
+        if not self._copied and not same_container(self._data, list(self._members.values())):
+            raise VerificationError(f"{self.path}: bytes between the arrays were altered", _REBUILD)
+        try:
+            if len(set(self.clip_ids)) != len(self):
+                raise VerificationError(f"{self.path}: a clip id appears twice", _REBUILD)
+            for index in range(len(self)):
+                self.clip_path(index)
+                self.clip_meta(index)
+        except StoreError as problem:
+            raise VerificationError(problem.message, problem.hint) from None
+
+    def _verify_member(self, name: str, expected: object) -> None:
+        member, array = self._members[name], self._arrays[name]
+        if name not in self._copied:
+            crc = 0
+            for start in range(member.data, member.data + member.size, _BLOCK):
+                crc = zlib.crc32(self._data[start : min(start + _BLOCK, member.data + member.size)], crc)
+            if crc != member.crc:
+                raise VerificationError(f"{self.path}: member '{name}' does not match its checksum", _REBUILD)
+        if name == "manifest":
+            return
+        digest = hashlib.sha256()
+        flat = memoryview(np.ascontiguousarray(array)).cast("B") if array.size else memoryview(b"")
+        for start in range(0, len(flat), _BLOCK):
+            digest.update(flat[start : start + _BLOCK])
+        found = {"sha256": digest.hexdigest(), "shape": list(array.shape), "dtype": array.dtype.name}
+        if found != expected:
+            raise VerificationError(f"{self.path}: member '{name}' does not match the manifest", _REBUILD)
+
+    def _load(self, name: str, member: Member) -> AnyArray:
+        """One member, mapped where its bytes allow, else copied into memory."""
+        where = str(self.path)
+        data = inflate(self._data, member, where) if member.compressed else self._data[member.data : member.data + member.size]
+        header = parse_npy_header(data, name, where)
+        dtype = check_member(name, header, where)
+        if header.count * dtype.itemsize != member.size - header.size:
+            raise StoreError(f"{where}: member '{name}' has {member.size - header.size} bytes for shape {header.shape}", _REBUILD)
+        flat = np.frombuffer(data, dtype=dtype, count=header.count, offset=header.size)
+        array = flat.reshape(header.shape, order="F" if header.fortran_order else "C")
+        if member.compressed or not dtype.isnative or not flat.flags.aligned or (header.fortran_order and array.ndim > 1):
+            self._copied.add(name)
+            array = np.ascontiguousarray(array, dtype=dtype.newbyteorder("="))
+            array.flags.writeable = False
+        return cast(AnyArray, array)
+
+    def _check(self) -> None:
+        where = str(self.path)
+        clips = len(self._arrays["frame_offsets"]) - 1
+        if self.frame_TD.dtype != self.video_TD.dtype or self.frame_TD.shape[1] != self.video_TD.shape[1]:
+            raise StoreError(f"{where}: frame and video tokens differ in dtype or width", "save both from the same model, in one dtype")
+        for name in SCALE_MEMBERS:
+            if (name in self._arrays) != (self.dtype == "int8"):
+                raise StoreError(f"{where}: {self.dtype} tokens {'without' if self.dtype == 'int8' else 'with'} member '{name}'", _REBUILD)
+        for branch in BRANCHES:
+            tokens = len(self._arrays[f"{branch}_TD"])
+            _check_offsets(self._arrays[f"{branch}_offsets"], f"{branch}_offsets", clips, tokens, where)
+            for name in (f"{branch}_time_T", f"{branch}_scale_T"):
+                if name in self._arrays and len(self._arrays[name]) != tokens:
+                    raise StoreError(f"{where}: '{name}' has {len(self._arrays[name])} values for {tokens} tokens", _REBUILD)
+        for name in ("clip_ids", "clip_paths", "clip_meta"):
+            values = self._arrays[name if name == "clip_meta" else f"{name}_bytes"]
+            _check_offsets(self._arrays[f"{name}_offsets"], f"{name}_offsets", clips, len(values), where)
+        for key, value in (("clips", clips), ("dim", self.dim), ("dtype", self.dtype)):
+            if self.manifest.get(key, value) != value:
+                raise StoreError(f"{where}: the manifest says {key} {self.manifest[key]!r}, the arrays {value!r}", _REBUILD)
+
+    def _position(self, index: int) -> int:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"clip {index} of {len(self)}")
+        return index % len(self)
+
+    def _text(self, values: str, offsets: str, index: int) -> str:
+        index = self._position(index)
+        start, end = (int(cast(Any, edge)) for edge in self._arrays[offsets][index : index + 2])
+        return self._decode(self._arrays[values][start:end].tobytes(), values)
+
+    def _texts(self, values: str, offsets: str) -> list[str]:
+        data, edges = self._arrays[values].tobytes(), cast(list[int], self._arrays[offsets].tolist())
+        return [self._decode(data[start:end], values) for start, end in itertools.pairwise(edges)]
+
+    def _decode(self, text: bytes, member: str) -> str:
+        try:
+            # surrogatepass: a file name that is not UTF-8 reaches Python as lone surrogates, and must come back as it was.
+            return text.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            raise StoreError(f"{self.path}: member '{member}' is not UTF-8", _REBUILD) from None
+
+
+def _map(path: Path) -> memoryview:
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise StoreError(f"{path}: the file is empty", "build the store again with `vctool index`")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no such file", "build a store with `vctool index VIDEOS -o clips.npz --model MODEL`") from None
+    except IsADirectoryError:
+        raise StoreError(f"{path}: is a folder", "give the .npz file that `vctool index -o` wrote") from None
+    except (OSError, ValueError) as problem:
+        raise StoreError(
+            f"{path}: cannot be read: {getattr(problem, 'strerror', None) or problem}", "check the path and its permissions"
+        ) from None
+
+
+def _known_members(members: list[Member], where: str) -> dict[str, Member]:
+    found = {m.name.removesuffix(".npy"): m for m in members}
+    missing = [name for name in REQUIRED_MEMBERS if name not in found]
+    if missing:
+        raise StoreError(
+            f"{where}: not a token store: missing {', '.join(missing)}", "build one with `vctool index`; docs/format.md lists the members"
+        )
+    return {name: m for name, m in found.items() if name in REQUIRED_MEMBERS or name in SCALE_MEMBERS}
+
+
+def _read_manifest(text: AnyArray, where: str) -> dict[str, Any]:
+    manifest: object = None
+    with contextlib.suppress(ValueError, RecursionError):  # not UTF-8, not JSON, or nested to exhaust the parser
+        manifest = json.loads(text.tobytes())
+    if not isinstance(manifest, dict):
+        raise StoreError(f"{where}: its manifest is not a JSON object", _REBUILD)
+    schema = manifest.get("schema")
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+        raise StoreError(f"{where}: its manifest names no schema", _REBUILD)
+    if schema > SCHEMA:
+        raise StoreError(f"{where}: written by a newer version (store schema {schema}, this vctool reads {SCHEMA})", "upgrade vctool")
+    return manifest
+
+
+def _check_offsets(offsets: AnyArray, name: str, clips: int, rows: int, where: str) -> None:
+    edges = cast(Int64, offsets)
+    if len(edges) != clips + 1 or clips < 0:
+        raise StoreError(f"{where}: '{name}' has {len(edges)} values, expected {max(clips, 0) + 1}", _REBUILD)
+    if edges[0] != 0 or edges[-1] != rows:
+        raise StoreError(f"{where}: '{name}' runs from {edges[0]} to {edges[-1]}, expected 0 to {rows}", _REBUILD)
+    if (edges[1:] < edges[:-1]).any():
+        raise StoreError(f"{where}: '{name}' runs backwards", _REBUILD)
