@@ -1,0 +1,1 @@
+"""Everything that runs a model directory without torch: graphs, encoding, indexing, search, evidence."""
