@@ -1,0 +1,19 @@
+"""MeanMaxSim: how well each word of a query is answered by its best frame and its best moment in context."""
+
+from vctool.scoring.branches import Branch, Query, TokenSource, batch_scores, scores
+from vctool.scoring.meanmaxsim import ONE, counted_tokens, mean_max_sim, mean_max_sims, token_maxima
+from vctool.scoring.tiles import TokenBlocks
+
+__all__ = [
+    "ONE",
+    "Branch",
+    "Query",
+    "TokenBlocks",
+    "TokenSource",
+    "batch_scores",
+    "counted_tokens",
+    "mean_max_sim",
+    "mean_max_sims",
+    "scores",
+    "token_maxima",
+]

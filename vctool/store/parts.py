@@ -58,7 +58,7 @@ class Part:
     def append(self, values: AnyArray) -> None:
         """Append rows of this part's dtype and width, C-ordered."""
         if values.size:
-            self._write(memoryview(values).cast("B"))
+            self._write(values.data.cast("B"))
         self.rows += len(values)
 
     def append_bytes(self, text: bytes) -> None:

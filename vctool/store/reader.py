@@ -209,7 +209,7 @@ class TokenStore:
         if name == "manifest":
             return
         digest = hashlib.sha256()
-        flat = memoryview(np.ascontiguousarray(array)).cast("B") if array.size else memoryview(b"")
+        flat = np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b"")
         for start in range(0, len(flat), _BLOCK):
             digest.update(flat[start : start + _BLOCK])
         found = {"sha256": digest.hexdigest(), "shape": list(array.shape), "dtype": array.dtype.name}

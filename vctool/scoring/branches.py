@@ -1,0 +1,68 @@
+"""Scores of whole stores: MMS_F over frame tokens, MMS_V over video tokens, and their sum (method, 6.4).
+
+Shape letters: B queries, Q query tokens, N clips, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vctool.errors import UsageProblem
+from vctool.scoring.meanmaxsim import counted_tokens, mean_max_sims
+from vctool.scoring.tiles import Float32, TokenBlocks
+
+Branch = Literal["f", "v", "fv"]
+Query = npt.NDArray[Any] | tuple[npt.NDArray[Any], npt.NDArray[Any] | None]
+
+
+class TokenSource(Protocol):
+    """What scoring needs of a store: `vctool.store.TokenStore`, or anything that looks like one."""
+
+    frame_TD: npt.NDArray[Any]
+    frame_offsets: npt.NDArray[np.int64]
+    frame_scale_T: Float32 | None
+    video_TD: npt.NDArray[Any]
+    video_offsets: npt.NDArray[np.int64]
+    video_scale_T: Float32 | None
+
+
+def scores(
+    query_QD: npt.ArrayLike, query_mask_Q: npt.ArrayLike | None, store: TokenSource, branch: Branch = "fv", *, workers: int | None = None
+) -> tuple[Float32, Float32, Float32]:
+    """One query against every clip of a store: (score, frame_score, video_score), each float32 [N].
+
+    branch: `f` scores by frames, `v` by video tokens, `fv` by the sum; the score of a branch that was not asked for is NaN.
+    A clip without frames scores -inf in `f` and `fv`. workers: threads; None is one for each core.
+    Raises UsageProblem for another branch, InputError as `mean_max_sim`.
+    """
+    counted_MD = counted_tokens(query_QD, query_mask_Q)
+    score_1N, frame_1N, video_1N = _scores([counted_MD], store, branch, workers)
+    return score_1N[0], frame_1N[0], video_1N[0]
+
+
+def batch_scores(
+    queries: Sequence[Query], store: TokenSource, branch: Branch = "fv", *, workers: int | None = None
+) -> tuple[Float32, Float32, Float32]:
+    """B queries against every clip in one pass over the store: (score, frame_score, video_score), each float32 [B, N].
+
+    queries: query tokens [Q, D], or pairs of tokens and mask (None: all count). Row b has the bits that `scores` gives for query b.
+    """
+    counted = [counted_tokens(*query) if isinstance(query, tuple) else counted_tokens(query) for query in queries]
+    return _scores(counted, store, branch, workers)
+
+
+def _scores(queries: Sequence[Float32], store: TokenSource, branch: Branch, workers: int | None) -> tuple[Float32, Float32, Float32]:
+    if branch not in ("f", "v", "fv"):
+        raise UsageProblem(f"branch {branch!r} is not known", "choose f (frames), v (video tokens) or fv (their sum)")
+    absent_BN = np.broadcast_to(np.float32(np.nan), (len(queries), len(store.frame_offsets) - 1))
+    frame_BN = video_BN = absent_BN
+    if "f" in branch:
+        frame_BN = mean_max_sims(queries, TokenBlocks(store.frame_TD, store.frame_offsets, None, store.frame_scale_T), workers)
+    if "v" in branch:
+        video_BN = mean_max_sims(queries, TokenBlocks(store.video_TD, store.video_offsets, None, store.video_scale_T), workers)
+    score_BN = frame_BN + video_BN if branch == "fv" else frame_BN if branch == "f" else video_BN
+    return score_BN, frame_BN, video_BN
