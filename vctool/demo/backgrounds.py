@@ -10,26 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Pixels = NDArray[np.uint8]
 _Field = NDArray[np.float32]
 
+_PAINTED = 256  # pixels a side of the painting that every size is scaled from, so that all sizes look alike
 _VARIANTS = 6  # pictures kept of each background; a clip takes one and tints it
 
 
 def _noise(rng: np.random.Generator, size: int, cells: int) -> _Field:
     """Smooth noise in [-1, 1], [size, size]: `cells` random values a side, blown up."""
     small = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32))
-    return np.asarray(small.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
+    large: _Field = np.asarray(small.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
+    return large
 
 
 def _grid(size: int) -> tuple[_Field, _Field]:
-    axis = (np.arange(size, dtype=np.float32) + 0.5) / size
+    axis = ((np.arange(size) + 0.5) / size).astype(np.float32)
     return axis[None, :].repeat(size, 0), axis[:, None].repeat(size, 1)
 
 
 def _blend(low: Any, high: Any, share: Any) -> _Field:
-    share = np.clip(share, 0, 1)[..., None]
-    return (np.asarray(low, np.float32) * (1 - share) + np.asarray(high, np.float32) * share).astype(np.float32)
+    mix = np.clip(share, 0, 1)[..., None]
+    out: _Field = (np.asarray(low, np.float32) * (1 - mix) + np.asarray(high, np.float32) * mix).astype(np.float32)
+    return out
 
 
 def _sky(rng: np.random.Generator, size: int) -> _Field:
@@ -39,25 +41,23 @@ def _sky(rng: np.random.Generator, size: int) -> _Field:
 
 
 def _grass(rng: np.random.Generator, size: int) -> _Field:
-    blades = 0.5 + 0.3 * _noise(rng, size, size // 3) + 0.3 * _noise(rng, size, 8)
+    blades = 0.5 + 0.3 * _noise(rng, size, size // 6) + 0.3 * _noise(rng, size, 8)
     return _blend((70, 138, 52), (128, 186, 84), blades)
 
 
 def _night(rng: np.random.Generator, size: int) -> _Field:
     _, y = _grid(size)
     out = _blend((10, 14, 44), (40, 44, 96), y)
-    count = 46
-    rows, columns = rng.integers(0, size, count), rng.integers(0, size, count)
-    out[rows, columns] = rng.uniform(150, 255, (count, 1)) * np.array([1.0, 1.0, 0.92])
-    for row, column in zip(rows[:8], columns[:8], strict=True):
-        out[row, max(column - 1, 0) : column + 2] = (255, 255, 235)
-        out[max(row - 1, 0) : row + 2, column] = (255, 255, 235)
+    for row, column in rng.integers(4, size - 4, (46, 2)):
+        out[row : row + 2, column : column + 2] = rng.uniform(150, 255) * np.array([1.0, 1.0, 0.92])
+    for row, column in rng.integers(4, size - 4, (8, 2)):
+        out[row : row + 2, column - 2 : column + 4] = out[row - 2 : row + 4, column : column + 2] = (255, 255, 235)
     return out
 
 
 def _sand(rng: np.random.Generator, size: int) -> _Field:
     _, y = _grid(size)
-    ripples = 0.5 + 0.22 * np.sin(2 * np.pi * (9 * y + 0.8 * _noise(rng, size, 5))) + 0.2 * _noise(rng, size, size // 2)
+    ripples = 0.5 + 0.22 * np.sin(2 * np.pi * (9 * y + 0.8 * _noise(rng, size, 5))) + 0.2 * _noise(rng, size, size // 4)
     return _blend((204, 172, 116), (240, 216, 164), ripples)
 
 
@@ -98,16 +98,16 @@ def _snow(rng: np.random.Generator, size: int) -> _Field:
     _, y = _grid(size)
     drifts = 0.5 + 0.35 * _noise(rng, size, 5) + 0.2 * y
     out = _blend((190, 208, 228), (236, 242, 248), drifts)
-    rows, columns = rng.integers(0, size, 60), rng.integers(0, size, 60)
-    out[rows, columns] = (255, 255, 255)
+    for row, column in rng.integers(0, size - 3, (60, 2)):
+        out[row : row + 3, column : column + 3] = (255, 255, 255)
     return out
 
 
 def _road(rng: np.random.Generator, size: int) -> _Field:
     x, y = _grid(size)
-    out = _blend((74, 76, 82), (104, 106, 112), 0.5 + 0.3 * _noise(rng, size, size // 2))
+    out = _blend((74, 76, 82), (104, 106, 112), 0.5 + 0.3 * _noise(rng, size, size // 4))
     verge = (y < 0.14) | (y > 0.9)
-    out[verge] = _blend((88, 140, 70), (126, 170, 92), 0.5 + 0.3 * _noise(rng, size, size // 4))[verge]
+    out[verge] = _blend((88, 140, 70), (126, 170, 92), 0.5 + 0.3 * _noise(rng, size, size // 8))[verge]
     middle = float(rng.uniform(0.48, 0.56))
     out[(np.abs(y - middle) < 0.018) & ((x * 5 + rng.uniform()) % 1.0 < 0.6)] = (236, 224, 150)
     return out
@@ -184,10 +184,11 @@ PHRASES: dict[str, tuple[str, ...]] = {
 }
 
 
-@lru_cache(maxsize=512)
-def _painted(name: str, variant: int, size: int) -> Pixels:
+@lru_cache(maxsize=256)
+def _painted(name: str, variant: int, size: int) -> Image.Image:
     rng = np.random.default_rng([BACKGROUNDS.index(name), variant])
-    return np.clip(_PAINTERS[name](rng, size), 0, 255).astype(np.uint8)
+    painting = Image.fromarray(np.clip(_PAINTERS[name](rng, _PAINTED), 0, 255).astype(np.uint8))
+    return painting if size == _PAINTED else painting.resize((size, size), Image.Resampling.LANCZOS)
 
 
 def background(name: str, rng: np.random.Generator, size: int) -> Image.Image:
@@ -195,4 +196,4 @@ def background(name: str, rng: np.random.Generator, size: int) -> Image.Image:
     picture = _painted(name, int(rng.integers(_VARIANTS)), size)
     gain = rng.uniform(0.9, 1.06) * rng.uniform(0.96, 1.04, 3)
     levels = np.clip(np.arange(256)[None, :] * gain[:, None], 0, 255).astype(np.uint8)
-    return Image.fromarray(picture).point(levels.reshape(-1).tolist())
+    return picture.point(levels.reshape(-1).tolist())

@@ -71,7 +71,7 @@ def _profile(rng: Rng) -> Callable[[float], float]:
             return u
         if shape == 1:
             return u * u * (3.0 - 2.0 * u)
-        return u**power if shape == 2 else 1.0 - (1.0 - u) ** power
+        return float(u**power if shape == 2 else 1.0 - (1.0 - u) ** power)
 
     return run
 
@@ -89,7 +89,7 @@ def _solo(rng: Rng) -> float:
 
 
 def _duo(rng: Rng) -> float:
-    return _between(rng, 0.27, 0.35)
+    return _between(rng, 0.3, 0.38)
 
 
 def _sign(rng: Rng) -> int:
@@ -100,7 +100,7 @@ def _straight(dx: int, dy: int, rng: Rng) -> Scene:
     side, tilt, run = _solo(rng), _tilt(rng), _profile(rng)
     ends = []
     for sense in (-1, 1):
-        reach_x, reach_y = _between(rng, 0.22, 0.34), _between(rng, 0.22, 0.34)
+        reach_x, reach_y = _between(rng, 0.2, 0.53 - side / 2), _between(rng, 0.2, 0.53 - side / 2)
         ends.append((0.5 + sense * dx * reach_x, 0.5 + sense * dy * reach_y))
     # Off the axis of motion the path drifts a little, alike at both ends.
     off_x = 0.0 if dx else _between(rng, -0.22, 0.22)
@@ -156,7 +156,7 @@ def _spin(rng: Rng) -> Scene:
 
 def _bounce(rng: Rng) -> Scene:
     side, tilt, hops = _solo(rng), _tilt(rng), int(rng.integers(2, 4))
-    x, floor, height = _between(rng, 0.3, 0.7), _between(rng, 0.68, 0.76), _between(rng, 0.28, 0.42)
+    x, floor, height = _between(rng, 0.3, 0.7), _between(rng, 0.68, 0.74), _between(rng, 0.3, 0.42)
     return lambda u: [Placed(0, x, floor - height * abs(math.sin(math.pi * hops * u)), side, tilt)]
 
 
@@ -175,8 +175,8 @@ def _rock(rng: Rng) -> Scene:
 def _corner(dx: int, dy: int, rng: Rng) -> Scene:
     side, tilt, first, second = _between(rng, 0.32, 0.42), _tilt(rng), _profile(rng), _profile(rng)
     turn = _between(rng, 0.44, 0.56)
-    x0, x1 = 0.5 - dx * _between(rng, 0.22, 0.32), 0.5 + dx * _between(rng, 0.22, 0.32)
-    y0, y1 = 0.5 - dy * _between(rng, 0.22, 0.32), 0.5 + dy * _between(rng, 0.22, 0.32)
+    x0, x1 = 0.5 - dx * _between(rng, 0.22, 0.3), 0.5 + dx * _between(rng, 0.22, 0.3)
+    y0, y1 = 0.5 - dy * _between(rng, 0.22, 0.3), 0.5 + dy * _between(rng, 0.22, 0.3)
 
     def scene(u: float) -> list[Placed]:
         x = x0 + (x1 - x0) * first(u / turn)
@@ -216,11 +216,11 @@ def _shown(rng: Rng) -> Scene:
 
 def _catch(rng: Rng) -> Scene:
     away = _sign(rng)  # the side on which the thrown thing is far away
-    large, small, tilt = _between(rng, 0.34, 0.42), _between(rng, 0.22, 0.28), _tilt(rng)
+    large, small, tilt = _between(rng, 0.36, 0.44), _between(rng, 0.26, 0.31), _tilt(rng)
     run, caught, spin = _profile(rng), _between(rng, 0.6, 0.74), _between(rng, -70, 70)
     x, y = 0.5 - away * _between(rng, 0.18, 0.26), _between(rng, 0.52, 0.68)
-    hold_x, hold_y = away * _between(rng, 0.13, 0.16), _between(rng, -0.08, 0.0)
-    far_x, far_y, arc = 0.5 + away * _between(rng, 0.32, 0.38), _between(rng, 0.25, 0.65), _between(rng, 0.08, 0.24)
+    hold_x, hold_y = away * _between(rng, 0.15, 0.19), _between(rng, -0.08, 0.0)
+    far_x, far_y, arc = 0.5 + away * _between(rng, 0.32, 0.37), _between(rng, 0.25, 0.65), _between(rng, 0.08, 0.24)
     carry_x, carry_y = _between(rng, -0.07, 0.07), _between(rng, -0.07, 0.07)
 
     def scene(u: float) -> list[Placed]:
@@ -235,7 +235,7 @@ def _catch(rng: Rng) -> Scene:
 
 def _chase(rng: Rng) -> Scene:
     sides, tilts, run = (_duo(rng), _duo(rng)), (_tilt(rng), _tilt(rng)), _profile(rng)
-    gap, travel, y = _between(rng, 0.28, 0.34), _between(rng, 0.36, 0.44), _between(rng, 0.3, 0.7)
+    gap, travel, y = _between(rng, 0.32, 0.36), _between(rng, 0.36, 0.42), _between(rng, 0.3, 0.7)
     rise, bob, hops = _between(rng, -0.05, 0.05), _between(rng, 0.0, 0.04), int(rng.integers(2, 4))
 
     def scene(u: float) -> list[Placed]:
@@ -253,9 +253,9 @@ def _chase(rng: Rng) -> Scene:
 
 def _approach(rng: Rng) -> Scene:
     sides, tilts, run, far = (_duo(rng), _duo(rng)), (_tilt(rng), _tilt(rng)), _profile(rng), _sign(rng)
-    x, y = 0.5 - far * _between(rng, 0.24, 0.3), _between(rng, 0.3, 0.7)
-    start_x, start_y = 0.5 + far * _between(rng, 0.28, 0.34), _between(rng, 0.25, 0.75)
-    end_x, end_y = x + far * _between(rng, 0.26, 0.3), y + _between(rng, -0.03, 0.03)
+    x, y = 0.5 - far * _between(rng, 0.28, 0.33), _between(rng, 0.3, 0.7)
+    start_x, start_y = 0.5 + far * _between(rng, 0.31, 0.35), _between(rng, 0.25, 0.75)
+    end_x, end_y = x + far * _between(rng, 0.28, 0.32), y + _between(rng, -0.03, 0.03)
 
     def scene(u: float) -> list[Placed]:
         p = run(u)
@@ -282,7 +282,7 @@ def _jump(rng: Rng) -> Scene:
 
 
 def _ring(rng: Rng) -> Scene:
-    sides, tilts, run = (_between(rng, 0.24, 0.3), _duo(rng)), (_tilt(rng), _tilt(rng)), _profile(rng)
+    sides, tilts, run = (_between(rng, 0.27, 0.32), _duo(rng)), (_tilt(rng), _tilt(rng)), _profile(rng)
     start, sweep, radius = _between(rng, 0, 2 * math.pi), _between(rng, 1.5 * math.pi, 2.2 * math.pi), _between(rng, 0.31, 0.35)
     x, y = _between(rng, 0.48, 0.52), _between(rng, 0.48, 0.52)
 
