@@ -28,10 +28,7 @@ class ColumnsAsRows:
 
     def __getitem__(self, rows: slice, /) -> npt.NDArray[Any]:
         columns = self._columns[rows]
-        parts = [
-            np.asarray(self._sims[chunk])[:, columns]
-            for chunk in chunks_of(int(self._sims.shape[0]), int(self._sims.shape[1]) * 8)
-        ]
+        parts = [np.asarray(self._sims[chunk])[:, columns] for chunk in chunks_of(int(self._sims.shape[0]), int(self._sims.shape[1]) * 8)]
         return np.ascontiguousarray(np.concatenate(parts).T)
 
 
@@ -64,9 +61,7 @@ def v2t_group(sims_QN: ScoreMatrix, clip_of_query: IntArray, *, clip_names: Sequ
     return evaluate_ranking(best_GG.T, np.arange(len(clip_G)), query_names=names)
 
 
-def v2t_caption(
-    sims_QN: ScoreMatrix, relevance: Relevance | RelevanceSets, *, clip_names: Sequence[str] | None = None
-) -> RankingMetrics:
+def v2t_caption(sims_QN: ScoreMatrix, relevance: Relevance | RelevanceSets, *, clip_names: Sequence[str] | None = None) -> RankingMetrics:
     """Video-to-text, all captions ranked; the best-placed right caption of each clip counts.
 
     relevance: as in `evaluate_ranking`, from captions to clips; it is turned round. Clips without captions are no queries.

@@ -20,9 +20,7 @@ INTERVAL_METRICS = (*MEANS, "MdR", "geometric_mean")
 def per_query_values(scored: QueryScores) -> FloatArray:
     """[Q, len(MEANS)]: what each query adds to each mean (recall as 0 or 100)."""
     rank = scored.rank
-    return np.stack(
-        [*(100.0 * (rank <= k) for k in RECALL_AT), rank, scored.reciprocal, scored.precision, scored.ndcg], axis=1
-    )
+    return np.stack([*(100.0 * (rank <= k) for k in RECALL_AT), rank, scored.reciprocal, scored.precision, scored.ndcg], axis=1)
 
 
 def statistics(means: FloatArray, median: FloatArray) -> FloatArray:
@@ -31,9 +29,7 @@ def statistics(means: FloatArray, median: FloatArray) -> FloatArray:
     return np.concatenate([means, median[..., None], np.cbrt(product)[..., None]], axis=-1)
 
 
-def resampled(
-    queries: int, resamples: int, seed: int, groups: IntArray | None = None
-) -> Iterator[npt.NDArray[np.intp]]:
+def resampled(queries: int, resamples: int, seed: int, groups: IntArray | None = None) -> Iterator[npt.NDArray[np.intp]]:
     """Yield `resamples` draws of query numbers with replacement; with `groups` [Q] whole groups are drawn."""
     if resamples < 1:
         raise UsageProblem(f"the number of bootstrap resamples must be at least 1, got {resamples}")

@@ -111,9 +111,7 @@ def compare_paired(
     )
 
 
-def _randomisation(
-    values_a: FloatArray, values_b: FloatArray, permutations: int, seed: int, groups: IntArray | None
-) -> FloatArray:
+def _randomisation(values_a: FloatArray, values_b: FloatArray, permutations: int, seed: int, groups: IntArray | None) -> FloatArray:
     """Two-sided p-values per INTERVAL_METRICS (the median's entry is meaningless and is not used)."""
     queries = len(values_a)
     difference = values_b - values_a

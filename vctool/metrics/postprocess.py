@@ -28,9 +28,7 @@ class PostProcess:
 
 
 POSTPROCESSES = {
-    "dsl": PostProcess(
-        "dsl", "DSL (dual softmax, CAMoE)", False, "uses all test queries at once (transductive): cannot serve live search"
-    ),
+    "dsl": PostProcess("dsl", "DSL (dual softmax, CAMoE)", False, "uses all test queries at once (transductive): cannot serve live search"),
     "qbnorm": PostProcess(
         "qbnorm", "QB-Norm (dynamic inverted softmax)", True, "needs scores of a bank of earlier queries against the gallery"
     ),
@@ -122,9 +120,7 @@ class Sinkhorn(_Rows):
         return _minus(_minus(self._temperature * self._block(rows), self._column), self._row[rows, None])
 
 
-def column_logsumexp(
-    sims_QN: ScoreMatrix, scale: float, what: str = "", row_shift: FloatArray | None = None
-) -> FloatArray:
+def column_logsumexp(sims_QN: ScoreMatrix, scale: float, what: str = "", row_shift: FloatArray | None = None) -> FloatArray:
     """log sum over rows of exp(scale * S - row_shift), float64 [N], in chunks. An all -inf column gives -inf."""
     queries, clips = check_matrix(sims_QN)
     total = np.full(clips, -np.inf)

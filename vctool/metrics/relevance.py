@@ -50,9 +50,7 @@ def query_name(query: int, names: Sequence[str] | None) -> str:
     return f"query {query}" if names is None else f"query {query} ({names[query]!r})"
 
 
-def as_relevance(
-    relevance: Relevance, clips: int, *, queries: int | None = None, names: Sequence[str] | None = None
-) -> RelevanceSets:
+def as_relevance(relevance: Relevance, clips: int, *, queries: int | None = None, names: Sequence[str] | None = None) -> RelevanceSets:
     """Bring any accepted form of relevance into RelevanceSets.
 
     clips: number of columns N; a column outside `0..N-1` raises InputError naming the query, as does a query without
@@ -81,9 +79,7 @@ def as_relevance(
     outside = np.flatnonzero((columns < 0) | (columns >= clips))
     if len(outside):
         query = int(np.searchsorted(offsets, outside[0], side="right")) - 1
-        raise InputError(
-            f"{query_name(query, names)}: relevant clip {int(columns[outside[0]])} is not one of the {clips} columns"
-        )
+        raise InputError(f"{query_name(query, names)}: relevant clip {int(columns[outside[0]])} is not one of the {clips} columns")
     return RelevanceSets(columns, grades, offsets)
 
 
