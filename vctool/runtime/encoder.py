@@ -4,6 +4,8 @@ Shape letters: B batch, L padded text length, Q query tokens, N frames of a batc
 S side of the input picture, D width.
 """
 
+# ruff: noqa: N815  (shapes are in names)
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +36,7 @@ class ModelDirectory:
     fingerprint: str
     tokenizer_sha256: str
     preprocess_sha256: str
-    files: Mapping[str, FileRecord]
+    files: Mapping[str, FileRecord] = field(repr=False)
 
     @classmethod
     def open(cls, path: str | Path, verify: Literal["used", "all"] = "used") -> ModelDirectory:
