@@ -98,7 +98,8 @@ def test_a_folder_that_does_not_exist_is_said_before_work_starts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "message"), [(errno.EACCES, "cannot be written to"), (errno.EROFS, "cannot be written to"), (errno.ENOSPC, "the disk is full")]
+    ("number", "message"),
+    [(errno.EACCES, "cannot be written to"), (errno.EROFS, "cannot be written to"), (errno.ENOSPC, "the disk is full")],
 )
 def test_a_folder_that_cannot_be_written_to_is_said_before_work_starts(tmp_path, monkeypatch, number, message):
     def refuse(*args, **kwargs):

@@ -34,7 +34,9 @@ json_values = st.recursive(
 @given(
     clips=st.dictionaries(
         anything.filter(len),
-        st.tuples(st.integers(0, 2**32), st.integers(0, 4), st.integers(0, 4), st.dictionaries(st.text(max_size=6), json_values, max_size=3)),
+        st.tuples(
+            st.integers(0, 2**32), st.integers(0, 4), st.integers(0, 4), st.dictionaries(st.text(max_size=6), json_values, max_size=3)
+        ),
         max_size=6,
     ),
     dtype=st.sampled_from(["float16", "int8"]),
@@ -49,7 +51,12 @@ def test_a_store_gives_back_what_a_dict_would(clips, dtype):
             assert store.clip_ids == list(given_clips)
             for i, (name, clip) in enumerate(given_clips.items()):
                 back = store.clip(i)
-                assert (store.clip_id(i), store.index_of(name), back.id, back.meta) == (name, i, name, clips[name][3] or {"duration": clips[name][0]})
+                assert (store.clip_id(i), store.index_of(name), back.id, back.meta) == (
+                    name,
+                    i,
+                    name,
+                    clips[name][3] or {"duration": clips[name][0]},
+                )
                 assert np.array_equal(back.frame_time_F, clip.frame_time_F)
                 assert np.array_equal(back.video_time_V, clip.video_time_V, equal_nan=True)
                 for found, wanted in ((back.frame_FD, clip.frame_FD), (back.video_VD, clip.video_VD)):
@@ -60,7 +67,9 @@ def test_a_store_gives_back_what_a_dict_would(clips, dtype):
                         assert (np.abs(found - wanted) <= 0.51 * np.abs(wanted).max(axis=1, initial=0, keepdims=True) / 127).all()
 
 
-@pytest.mark.parametrize("name", ["a\0b", "\0", "é" * 300, "日本/クリップ.mp4", "🎬", "line\nline\r\u2028", "bad\udcff name", "\ud83d\ude00", " "])
+@pytest.mark.parametrize(
+    "name", ["a\0b", "\0", "é" * 300, "日本/クリップ.mp4", "🎬", "line\nline\r\u2028", "bad\udcff name", "\ud83d\ude00", " "]
+)
 def test_any_text_is_an_id(tmp_path, name):
     store = open_store(write_store(tmp_path / "clips.npz", [make_clip("first"), make_clip(name, 1), make_clip(name + "x", 2)]))
     assert store.clip_ids == ["first", name, name + "x"]
