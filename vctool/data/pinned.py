@@ -7,7 +7,12 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vctool.errors import ModelError
+
+Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -59,3 +64,12 @@ MINILM_TOKENIZER = PinnedFile(
     install=MINILM.install,
     licence=MINILM.licence,
 )
+
+
+def folded_convolution(weight: Float32, gamma: Float32, beta: Float32, mean: Float32, variance: Float32, *, eps: float) -> tuple[Float32, Float32]:
+    """A convolution [O, I, H, W] without bias and the batch norm after it [O] as one convolution: (weight, bias), float32.
+
+    Only correctly rounded operations (+, -, *, /, sqrt) in float32, so every machine gets the same bits.
+    """
+    scale = gamma / np.sqrt(variance + np.float32(eps))
+    return weight * scale[:, None, None, None], beta - mean * scale

@@ -22,6 +22,8 @@ class Backbone(nn.Module, ABC):
     embed_dim: int
     preprocess: PreprocessConfig
     context_length: int
+    pad_states: bool = True
+    """Whether `text_head` reads the states at pad positions (if not, they need not be computed)."""
 
     @abstractmethod
     def frame_map(self, frame_NHWC: Tensor) -> Tensor:
@@ -44,8 +46,11 @@ class Backbone(nn.Module, ABC):
         """States to the un-normalised pooled text vector [B, D]."""
 
     @abstractmethod
-    def write_tokenizer(self, folder: Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, so that the runtime needs neither torch nor open_clip."""
+    def write_tokenizer(self, folder: Path, length: int | None = None) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, so that the runtime needs neither torch nor open_clip.
+
+        `length`: tokens that a text is padded and cut to; the tower's context length if None.
+        """
 
     def frozen_parameters(self) -> list[nn.Parameter]:
         """Parameters that never train and are not stored in the model directory (towers that come from a pinned package)."""

@@ -51,7 +51,7 @@ def save_model(model: VideoColBERT, folder: Path) -> None:
     versions = {name: metadata.version(name) for name in ("vctool", "torch")} | {"python": platform.python_version()}
     write_json(dataclasses.replace(model.config, versions=versions), folder / "config.json")
     write_json(model.backbone.preprocess, folder / "preprocess.json")
-    model.backbone.write_tokenizer(folder)
+    model.backbone.write_tokenizer(folder, model.config.query.max_length)
     state = {name: value.detach().cpu().contiguous() for name, value in model.trainable_state().items()}
     temporary = folder / (WEIGHTS + ".tmp")
     save_file(state, temporary, metadata={"format": "pt", "vctool": versions["vctool"]})
@@ -73,6 +73,7 @@ def load_model(folder: Path) -> VideoColBERT:
     if missing or extra:
         what = f"lacks {missing[0]}" if missing else f"has an unknown tensor {extra[0]}"
         raise ModelError(f"{folder / WEIGHTS} does not fit {config.backbone.name}: it {what}", "config.json and the weights are of different models")
+    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}  # float16 on disk is exact in float32
     for name, value in state.items():
         if value.shape != wanted[name].shape:
             raise ModelError(f"{folder / WEIGHTS}: {name} is {tuple(value.shape)}, the config asks for {tuple(wanted[name].shape)}")

@@ -55,9 +55,9 @@ class _OfflineBackbone(Backbone):
             states: Tensor = self.text_tower(input_ids_BL, attention_mask_BL)
         return states
 
-    def write_tokenizer(self, folder: Path) -> None:
+    def write_tokenizer(self, folder: Path, length: int | None = None) -> None:
         (folder / "tokenizer.json").write_text(json.dumps(_bert_tokenizer_json(), ensure_ascii=False), encoding="utf-8")
-        settings = {"kind": "bert", "context_length": CONTEXT_LENGTH, "pad_id": 0}
+        settings = {"kind": "bert", "context_length": length or CONTEXT_LENGTH, "pad_id": 0}
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
@@ -123,6 +123,7 @@ class HeadsBackbone(_OfflineBackbone):
 
     preprocess = PreprocessConfig(size=128, resize="squash", interpolation="bicubic", mean=_LITE0_MEAN, std=_LITE0_STD)
     cells, channels = 16, 320 + 4 * 112
+    pad_states = False
 
     def __init__(self, embed_dim: int, *, readers: int = 8, text_layers: int = 2) -> None:
         super().__init__()
@@ -163,7 +164,7 @@ class HeadsBackbone(_OfflineBackbone):
 
     def frame_head(self, frame_map: Tensor) -> Tensor:
         x_NCW = self.cell_in((frame_map.to(self.map_mean.dtype) - self.map_mean) / self.map_std) + self.cell_position
-        x_NCW = self.cell_norm(self.cell_mixer(x_NCW, torch.ones((), dtype=torch.bool, device=x_NCW.device)))
+        x_NCW = self.cell_norm(self.cell_mixer(x_NCW))
         weight_NCR = self.reader_logits(x_NCW).softmax(dim=1)
         read_NRW = torch.einsum("ncr,ncw->nrw", weight_NCR, self.reader_values(x_NCW))
         feature_ND: Tensor = self.frame_out(read_NRW.flatten(1))

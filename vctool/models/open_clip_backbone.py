@@ -106,7 +106,7 @@ class OpenClipBackbone(Backbone):
             raise ModelError(f"{self.architecture} pools its text in a way vctool does not know ({pool})")
         return self.text_head(pooled[:, None], input_ids_BL, attention_mask_BL)[:, 0]
 
-    def write_tokenizer(self, folder: Path) -> None:
+    def write_tokenizer(self, folder: Path, length: int | None = None) -> None:
         import open_clip
 
         config = open_clip.get_model_config(self.architecture)["text_cfg"]
@@ -116,7 +116,7 @@ class OpenClipBackbone(Backbone):
                 "put its tokenizer.json beside the checkpoint and name it with --tokenizer",
             )
         (folder / "tokenizer.json").write_text(json.dumps(clip_tokenizer_json(), ensure_ascii=False), encoding="utf-8")
-        settings = {"kind": "clip", "context_length": self.context_length, "pad_id": 0}
+        settings = {"kind": "clip", "context_length": length or self.context_length, "pad_id": 0}
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @property

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vctool.data.pinned import EFFICIENTNET_LITE0, MINILM
+from vctool.data.pinned import EFFICIENTNET_LITE0, MINILM, folded_convolution
 from vctool.errors import ModelError
 
 
@@ -28,6 +28,7 @@ class EfficientNetLite0(nn.Module):
         if len(own) != len(stored) or any(a.shape != b.shape for a, b in zip(own.values(), stored.values(), strict=True)):
             raise ModelError("timm's tf_efficientnet_lite0 no longer matches the stored weights", "use timm 1.0.17 to 1.0.31")
         self.net.load_state_dict(dict(zip(own, stored.values(), strict=True)))
+        fold_batch_norms(self.net)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> EfficientNetLite0:
@@ -48,6 +49,27 @@ class EfficientNetLite0(nn.Module):
         for block in self.net.blocks[5:]:
             x = block(x)
         return fine, x
+
+
+def fold_batch_norms(net: nn.Module) -> None:
+    """Multiply each batch norm into the convolution before it, in place; its activation stays where the norm was.
+
+    In evaluation mode both are one affine map. The arithmetic is `folded_convolution`'s, in numpy, so that a graph
+    assembled from the packaged weights without PyTorch holds the same bits.
+    """
+    for parent in list(net.modules()):
+        convolution: nn.Conv2d | None = None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d):
+                convolution = child
+            elif isinstance(child, nn.BatchNorm2d) and convolution is not None:
+                assert child.running_mean is not None and child.running_var is not None
+                arrays = [t.detach().numpy() for t in (convolution.weight, child.weight, child.bias, child.running_mean, child.running_var)]
+                weight, bias = folded_convolution(*arrays, eps=child.eps)
+                convolution.weight = nn.Parameter(torch.from_numpy(weight))
+                convolution.bias = nn.Parameter(torch.from_numpy(bias))
+                setattr(parent, name, getattr(child, "act", nn.Identity()))
+                convolution = None
 
 
 class MiniLM(nn.Module):

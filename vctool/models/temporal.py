@@ -22,8 +22,8 @@ class Block(nn.Module):
         hidden = int(width * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
-    def forward(self, x_BTW: Tensor, allowed: Tensor) -> Tensor:
-        """allowed: bool, broadcastable to [B, 1, T, T], True where a token (row) may attend to another (column)."""
+    def forward(self, x_BTW: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """allowed: bool, broadcastable to [B, 1, T, T], True where a token (row) may attend to another (column); None: all."""
         batch, length, width = x_BTW.shape
         qkv = self.qkv(self.norm_attention(x_BTW)).reshape(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=allowed)
