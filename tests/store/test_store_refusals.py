@@ -137,4 +137,4 @@ def test_a_writer_commits_once(tmp_path):
     for again in (writer.commit, lambda: writer.add(make_clip("b"))):
         with pytest.raises(StoreError, match="this writer is closed"):
             again()
-    assert DIM == open_store(tmp_path / "clips.npz").dim
+    assert open_store(tmp_path / "clips.npz").dim == DIM

@@ -99,7 +99,7 @@ class ArchiveWriter:
             crc = zlib.crc32(block, crc)
             written += self._file.write(block)
         if written != size:
-            raise StoreError(f"member '{name}' has {written} bytes, {size} were announced", "this is a defect in vctool: please report it")
+            raise StoreError(f"member {name!r} has {written} bytes, {size} were announced", "this is a defect in vctool: please report it")
         self._file.seek(start)
         self._file.write(local_header(name, crc, size, start))
         self._file.seek(start + len(head) + size)
@@ -124,7 +124,7 @@ def read_members(data: memoryview, where: str) -> list[Member]:
     names = [m.name for m in members]
     for name in names:
         if names.count(name) > 1:
-            raise StoreError(f"{where}: member '{name}' appears twice", "a store is never appended to in place: build it again")
+            raise StoreError(f"{where}: member {name!r} appears twice", "a store is never appended to in place: build it again")
     return members
 
 
@@ -176,15 +176,15 @@ def _parse_entry(data: memoryview, position: int, limit: int, where: str) -> tup
     extra = data[names + name_length : names + name_length + extra_length]
     size, stored_size, header = _zip64(extra, size, stored_size, header)
     if flags & 1:
-        raise StoreError(f"{where}: member '{name}' is encrypted", "a token store is a plain .npz file")
+        raise StoreError(f"{where}: member {name!r} is encrypted", "a token store is a plain .npz file")
     if method not in (_STORED, _DEFLATED):
-        raise StoreError(f"{where}: member '{name}' is packed with method {method}", "save it with numpy.savez, or build it again")
+        raise StoreError(f"{where}: member {name!r} is packed with method {method}", "save it with numpy.savez, or build it again")
     start = _data_start(data, name, header, where)
     if start + stored_size > len(data):
-        raise StoreError(f"{where}: incomplete: member '{name}' ends outside the file", _INCOMPLETE)
+        raise StoreError(f"{where}: incomplete: member {name!r} ends outside the file", _INCOMPLETE)
     # Deflate cannot expand more than 1032-fold: a larger claim is a lie that would only exhaust memory.
     if size != stored_size if method == _STORED else size > 1032 * stored_size + 64:
-        raise StoreError(f"{where}: the sizes of member '{name}' do not agree", _DAMAGED)
+        raise StoreError(f"{where}: the sizes of member {name!r} do not agree", _DAMAGED)
     return Member(name, method, crc, stored_size, size, header, start), after
 
 
@@ -205,11 +205,11 @@ def _zip64(extra: memoryview, size: int, stored_size: int, header: int) -> tuple
 
 def _data_start(data: memoryview, name: str, header: int, where: str) -> int:
     if header + _LOCAL.size > len(data):
-        raise StoreError(f"{where}: incomplete: member '{name}' starts outside the file", _INCOMPLETE)
+        raise StoreError(f"{where}: incomplete: member {name!r} starts outside the file", _INCOMPLETE)
     fields = _LOCAL.unpack_from(data, header)
     start = header + _LOCAL.size
     if fields[0] != b"PK\3\4" or bytes(data[start : start + fields[9]]) != name.encode("utf-8"):
-        raise StoreError(f"{where}: member '{name}' is not where the directory says", _DAMAGED)
+        raise StoreError(f"{where}: member {name!r} is not where the directory says", _DAMAGED)
     return int(start + fields[9] + fields[10])
 
 
@@ -220,9 +220,9 @@ def inflate(data: memoryview, member: Member, where: str) -> memoryview:
     try:
         plain = stream.decompress(packed, member.size + 1)
     except zlib.error as problem:
-        raise StoreError(f"{where}: member '{member.name}' does not unpack ({problem})", _DAMAGED) from None
+        raise StoreError(f"{where}: member {member.name!r} does not unpack ({problem})", _DAMAGED) from None
     if len(plain) != member.size or zlib.crc32(plain) != member.crc:
-        raise StoreError(f"{where}: member '{member.name}' does not match its checksum", _DAMAGED)
+        raise StoreError(f"{where}: member {member.name!r} does not match its checksum", _DAMAGED)
     return memoryview(plain)
 
 

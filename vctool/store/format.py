@@ -54,6 +54,7 @@ _HEADER = re.compile(
     rb"\{'descr': '([^']{1,16})', 'fortran_order': (True|False), "
     rb"'shape': \((|[0-9]{1,19},|[0-9]{1,19}(?:, ?[0-9]{1,19}){1,7},?)\),? ?\} *\n"
 )
+_SIMPLE = re.compile(r"[<>|=][biufcSUV?][0-9]{0,4}")
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def check_member(name: str, header: ArrayHeader, where: str) -> np.dtype[np.gene
         )
     expected = _TOKEN_DTYPES if name in TOKEN_MEMBERS else (_FIXED_DTYPES[name],)
     try:
-        dtype = np.dtype(header.descr)
+        # numpy.dtype evaluates more than names ("(2,)f4,O"): it sees nothing but a kind and a size.
+        dtype = np.dtype(header.descr if _SIMPLE.fullmatch(header.descr) else "no dtype")
     except (TypeError, ValueError):
         raise StoreError(f"{where}: member '{name}' has an unknown dtype {header.descr!r}", f"expected {' or '.join(expected)}") from None
     if dtype.newbyteorder("=").name not in expected:
