@@ -11,6 +11,7 @@ import pytest
 
 from vctool.data import Clip, VideoFolder, benchmark, check_benchmark, check_split, load_split, read_qrels
 from vctool.errors import InputError, VideoError
+from vctool.video.manifest import read_manifest
 
 
 def manifest(folder: Path, *rows: Any, name: str = "m.jsonl") -> str:
@@ -36,6 +37,19 @@ def test_a_row_names_its_file_and_its_captions(tmp_path: Path) -> None:
 def test_pieces_of_one_file_have_ids_of_their_own(tmp_path: Path) -> None:
     rows = [{"video": "x.mp4", "start": 0, "end": 2.5, "caption": "a"}, {"video": "x.mp4", "start": 2.5, "caption": "b"}]
     assert load_split(manifest(tmp_path, *rows)).clip_ids == ["x.mp4#0-2.5", "x.mp4#2.5-"]
+
+
+def test_ids_are_those_that_indexing_the_same_manifest_gives(tmp_path: Path) -> None:
+    path = manifest(
+        tmp_path,
+        {"video": "./a//x.mp4", "caption": "a"},
+        {"path": str(tmp_path / "y.mp4"), "caption": "b"},
+        {"clip": "../z.mp4", "caption": "c"},
+        {"clip": "z.mp4", "end": 0.1 + 0.2, "caption": "d"},
+        {"clip": "z.mp4", "start": 1 / 3, "caption": "e"},
+        {"clip": "z.mp4", "id": 7, "caption": "f"},
+    )
+    assert load_split(path).clip_ids == [row.id for row in read_manifest(Path(path))]
 
 
 def test_only_rows_of_the_split_are_kept(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import tracemalloc
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from vctool.errors import InputError
-from vctool.metrics import METRIC_NAMES, evaluate_ranking
+from vctool.metrics import METRIC_NAMES, PerQuery, evaluate_ranking
 
 
 def golden_matrix(ranks: list[int], clips: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -205,5 +206,13 @@ def test_bad_input_is_one_clear_line(sims: np.ndarray, relevance: object, messag
 def test_to_dict_carries_every_metric_and_ranks_on_request() -> None:
     metrics = evaluate_ranking(np.eye(4), np.arange(4))
     assert set(METRIC_NAMES) <= set(metrics.to_dict())
-    assert "ranks" not in metrics.to_dict()
-    assert metrics.to_dict(per_query=True)["ranks"] == [1.0] * 4
+    assert "per_query" not in metrics.to_dict()
+    assert metrics.to_dict(per_query=True)["per_query"] == {"rank": [1] * 4}
+
+
+@pytest.mark.parametrize("relevance", [[0, 1, 2, 3, 4], [{0, 3}, {1}, {2}, {3}, {4, 1}]])
+def test_what_a_saved_result_keeps_of_each_query_comes_back_whole(relevance: list[object]) -> None:
+    scored = evaluate_ranking(np.random.default_rng(0).integers(0, 3, (5, 9)), relevance).per_query  # type: ignore[arg-type]
+    back = PerQuery.from_dict(json.loads(json.dumps(PerQuery.of(scored).to_dict())))
+    for name in ("rank", "reciprocal", "precision", "ndcg"):
+        np.testing.assert_allclose(getattr(back, name), getattr(scored, name), atol=1e-9)

@@ -7,6 +7,7 @@ any other key is kept as metadata. Paths are relative to the manifest's folder (
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,9 @@ def _clip(row: dict[str, Any], manifest: Path, number: int, root: Path) -> Clip:
         raise InputError(f"{where}: the piece ends at {end:g} s, before or at its start {start:g} s")
     posix = named.replace("\\", "/")
     given_id = row.get("id")
-    if given_id is not None and not isinstance(given_id, (str, int)):
+    if given_id is not None and (isinstance(given_id, bool) or not isinstance(given_id, (str, int)) or given_id == ""):
         raise InputError(f"{where}: 'id' must be a text, got {given_id!r}")
-    own_id = str(given_id) if given_id is not None else piece_id(posix, start, end)
+    own_id = str(given_id) if given_id is not None else piece_id(_spelled(named, manifest.parent), start, end)
     file = Path(named)
     return Clip(
         id=own_id,
@@ -88,11 +89,18 @@ def _clip(row: dict[str, Any], manifest: Path, number: int, root: Path) -> Clip:
     )
 
 
+def _spelled(name: str, folder: Path) -> str:
+    """The file's name as `vctool index` makes an id of it: one spelling for one file, relative to the manifest where it lies below."""
+    base = Path(os.path.normpath(folder))
+    whole = Path(os.path.normpath(folder / name))
+    return (whole.relative_to(base) if whole.is_relative_to(base) else Path(os.path.normpath(name))).as_posix()
+
+
 def piece_id(name: str, start: float | None, end: float | None) -> str:
-    """The id of a file, or `name#start-end` for a piece of it (an open side stays empty)."""
+    """The id of a file, or `name#start-end` for a piece of it, as in stores (an open end stays empty)."""
     if start is None and end is None:
         return name
-    return f"{name}#{'' if start is None else f'{start:g}'}-{'' if end is None else f'{end:g}'}"
+    return f"{name}#{start or 0:.15g}-{'' if end is None else format(end, '.15g')}"
 
 
 def _seconds(row: dict[str, Any], key: str, where: str) -> float | None:
@@ -105,10 +113,11 @@ def _seconds(row: dict[str, Any], key: str, where: str) -> float | None:
 
 
 def _captions(row: dict[str, Any], where: str) -> tuple[str, ...]:
-    value = row.get("captions", row.get("caption"))
-    if value is None:
-        return ()
-    listed = [value] if isinstance(value, str) else value
-    if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
-        raise InputError(f"{where}: captions must be a text or a list of texts, got {str(value)[:60]!r}")
-    return tuple(listed)
+    texts: list[str] = []
+    for key in ("captions", "caption"):
+        value = row.get(key)
+        listed = [] if value is None else [value] if isinstance(value, str) else value
+        if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
+            raise InputError(f"{where}: captions must be a text or a list of texts, got {str(value)[:60]!r}")
+        texts += listed
+    return tuple(texts)

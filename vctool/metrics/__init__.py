@@ -4,7 +4,7 @@ from vctool.metrics.directions import v2t_caption, v2t_group
 from vctool.metrics.intervals import bootstrap_intervals
 from vctool.metrics.paired import Difference, PairedComparison, compare_paired
 from vctool.metrics.postprocess import POSTPROCESSES, DualSoftmax, PostProcess, QueryBankNorm, Sinkhorn
-from vctool.metrics.ranking import METRIC_NAMES, RankingMetrics, evaluate_ranking
+from vctool.metrics.ranking import METRIC_NAMES, PerQuery, RankingMetrics, evaluate_ranking
 from vctool.metrics.ranks import QueryScores, ScoreMatrix
 from vctool.metrics.relevance import Relevance, RelevanceSets, as_relevance
 
@@ -14,6 +14,7 @@ __all__ = [
     "Difference",
     "DualSoftmax",
     "PairedComparison",
+    "PerQuery",
     "PostProcess",
     "QueryBankNorm",
     "QueryScores",

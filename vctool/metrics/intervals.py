@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vctool.errors import InputError, UsageProblem
-from vctool.metrics.ranking import RankingMetrics
+from vctool.metrics.ranking import PerQuery, RankingMetrics
 from vctool.metrics.ranks import NDCG_AT, RECALL_AT, QueryScores
 from vctool.metrics.relevance import FloatArray, IntArray
 
@@ -17,7 +17,7 @@ MEANS = (*(f"R@{k}" for k in RECALL_AT), "MnR", "MRR", "mAP", f"nDCG@{NDCG_AT}")
 INTERVAL_METRICS = (*MEANS, "MdR", "geometric_mean")
 
 
-def per_query_values(scored: QueryScores) -> FloatArray:
+def per_query_values(scored: QueryScores | PerQuery) -> FloatArray:
     """[Q, len(MEANS)]: what each query adds to each mean (recall as 0 or 100)."""
     rank = scored.rank
     return np.stack([*(100.0 * (rank <= k) for k in RECALL_AT), rank, scored.reciprocal, scored.precision, scored.ndcg], axis=1)

@@ -9,6 +9,7 @@ import numpy as np
 
 from vctool.errors import InputError, UsageProblem
 from vctool.metrics.intervals import INTERVAL_METRICS, MEANS, per_query_values, resampled, statistics
+from vctool.metrics.ranking import PerQuery
 from vctool.metrics.ranks import QueryScores
 from vctool.metrics.relevance import FloatArray, IntArray
 
@@ -51,8 +52,8 @@ class PairedComparison:
 
 
 def compare_paired(
-    a: QueryScores,
-    b: QueryScores,
+    a: QueryScores | PerQuery,
+    b: QueryScores | PerQuery,
     *,
     resamples: int = 2000,
     permutations: int = 10_000,

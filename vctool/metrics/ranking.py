@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,7 @@ class RankingMetrics:
         return _values(own.rank_worst, 1.0 / own.rank_worst, own.precision_worst, own.ndcg_worst)
 
     def to_dict(self, per_query: bool = False) -> dict[str, Any]:
-        """JSON form. `optimistic` and `pessimistic` appear only if ties make them differ; `ranks` only on request.
+        """JSON form. `optimistic` and `pessimistic` appear only if ties make them differ; `per_query` only on request.
 
         `recall_share@K` (the share of the right clips found, trec_eval's recall) appears only if a query has several.
         """
@@ -94,12 +94,52 @@ class RankingMetrics:
             out["optimistic"] = self.optimistic()
             out["pessimistic"] = self.pessimistic()
         if per_query:
-            out["ranks"] = self.ranks.tolist()
-            if self.several_relevant or self.tied_queries:
-                # With one untied right clip both follow from the rank; otherwise they are kept for `compare`.
-                out["per_query_nDCG@10"] = self.per_query.ndcg.tolist()
-                out["per_query_AP"] = self.per_query.precision.tolist()
+            out["per_query"] = PerQuery.of(self.per_query).to_dict()
         return out
+
+
+@dataclass(frozen=True)
+class PerQuery:
+    """The part of QueryScores that a saved result keeps, so that two results can be compared later; each float64 [Q]."""
+
+    rank: FloatArray
+    reciprocal: FloatArray
+    precision: FloatArray
+    ndcg: FloatArray
+
+    @classmethod
+    def of(cls, scored: QueryScores) -> PerQuery:
+        return cls(scored.rank, scored.reciprocal, scored.precision, scored.ndcg)
+
+    def to_dict(self) -> dict[str, Any]:
+        """`rank` always; the others only where they do not follow from it (ties, several right clips)."""
+        derived = self.from_ranks(self.rank)
+        out: dict[str, Any] = {"rank": [int(r) if r == int(r) else r for r in self.rank.tolist()]}
+        for name in ("reciprocal", "precision", "ndcg"):
+            own: FloatArray = getattr(self, name)
+            if not np.allclose(own, getattr(derived, name), rtol=0, atol=1e-12):
+                out[name] = [round(v, 10) for v in own.tolist()]
+        return out
+
+    @classmethod
+    def from_ranks(cls, rank: FloatArray) -> PerQuery:
+        """What the ranks alone say, each query having one right clip and no ties."""
+        reciprocal = 1.0 / rank
+        return cls(rank, reciprocal, reciprocal, np.where(rank <= NDCG_AT, 1.0 / np.log2(rank + 1.0), 0.0))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PerQuery:
+        """Back from `to_dict`. Raises KeyError, TypeError or ValueError on anything else."""
+        rank = np.asarray(values["rank"], dtype=np.float64)
+        if rank.ndim != 1 or not len(rank) or not np.all(rank >= 1):
+            raise ValueError("ranks must be numbers from 1")
+        derived = cls.from_ranks(rank)
+        parts = {
+            name: np.asarray(values.get(name, getattr(derived, name)), dtype=np.float64) for name in ("reciprocal", "precision", "ndcg")
+        }
+        if any(part.shape != rank.shape for part in parts.values()):
+            raise ValueError("per-query values of different lengths")
+        return cls(rank, **parts)
 
 
 def recall_at(ranks: FloatArray, k: int) -> float:
