@@ -30,11 +30,10 @@ def mean_max_sim(
     query_QD: an encoded query, or L2-normalised rows with an optional mask of those that count. store_or_tokens: an open store
     (scored by `branch`), or tokens `[T, D]` with `offsets` `[N + 1]`. A clip without tokens scores -inf.
     """
-    mask_Q = query_mask_Q
-    if isinstance(query_QD, QueryTokens):
-        query_QD, mask_Q = query_QD.query_QD, query_QD.mask_Q if mask_Q is None else mask_Q
+    rows_QD = query_QD.query_QD if isinstance(query_QD, QueryTokens) else query_QD
+    mask_Q = query_QD.mask_Q if isinstance(query_QD, QueryTokens) and query_mask_Q is None else query_mask_Q
     if isinstance(store_or_tokens, TokenStore):
-        return scoring.scores(query_QD, mask_Q, store_or_tokens, branch)[0]
+        return scoring.scores(rows_QD, mask_Q, store_or_tokens, branch)[0]
     if offsets is None:
         raise UsageProblem("mean_max_sim over plain tokens needs offsets", "give N + 1 offsets, or an open store")
-    return scoring.mean_max_sim(query_QD, store_or_tokens, offsets, mask_Q)
+    return scoring.mean_max_sim(rows_QD, store_or_tokens, offsets, mask_Q)

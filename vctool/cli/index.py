@@ -1,0 +1,165 @@
+"""`vctool index`: videos to a token store."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vctool.cli.command import command
+from vctool.cli.console import plain_table, print_json, say, stderr
+from vctool.cli.options import PATH, device_option, json_option, threads_option
+from vctool.errors import SkippedInputsError, UsageProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vctool.runtime.indexing import IndexProgress, IndexReport
+
+_LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
+
+
+@command(
+    "index",
+    examples=(
+        "vctool index holiday/ -o clips.npz --model MODEL",
+        "vctool index talks/*.mp4 more.jsonl -o talks.npz --model MODEL --frames 24 --strict",
+    ),
+)
+@click.argument("videos", nargs=-1, required=True, metavar="VIDEOS...")
+@click.option("-o", "--output", type=PATH, required=True, metavar="CLIPS.npz", help="The token store to write or to update.")
+@click.option("--model", type=PATH, envvar="VCTOOL_MODEL", help="Model directory; needed unless the store exists already.")
+@click.option("--frames", type=click.IntRange(min=1), help="Frames sampled from each clip.  [default: the model's own number]")
+@click.option("--decoder", default="pyav", show_default=True, metavar="pyav|decord", help="What reads the video files.")
+@click.option("--workers", type=click.IntRange(min=0), help="Decoding processes; 0 decodes in this one.  [default: one a core]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Clips encoded at once.  [default: 1 on a CPU, 8 on a GPU]")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, help="Seconds to decode one clip.")
+@click.option("--dtype", type=click.Choice(["float16", "int8"]), default="float16", show_default=True, help="How tokens are stored.")
+@click.option("--strict", is_flag=True, help="Exit with code 4 if any clip was skipped; the store is written all the same.")
+@click.option("--rebuild", is_flag=True, help="Take nothing from the store that is there; it stays until the new one is complete.")
+@click.option("--prune", is_flag=True, help="Drop clips from the store that are not among VIDEOS.")
+@device_option
+@threads_option
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no talk; failures are still told.")
+@json_option
+def index(videos: tuple[str, ...], output: Path, model: Path | None, strict: bool, quiet: bool, as_json: bool, **settings: Any) -> None:
+    """Build or update a token store from VIDEOS: files, folders, globs, or JSONL manifests.
+
+    Clips that are in the store already and have not changed are not encoded again, and an interrupted run goes on where
+    it stopped. Files that cannot be read are listed at the end.
+    """
+    from vctool.runtime.indexing import index_videos
+    from vctool.runtime.model import load_model
+
+    loaded = load_model(_model_of(output, model), device=settings.pop("device"), threads=settings.pop("threads"))
+    with _progress(quiet) as tell:
+        report = index_videos(list(videos), output, loaded, progress=tell, **settings)
+    if as_json:
+        print_json(_json(report))
+    _tell_failures(report)
+    if not quiet:
+        _tell_end(report)
+    if strict and report.failed:
+        raise SkippedInputsError(f"{_clips(len(report.failed))} skipped (listed above)", f"{output} holds the other {report.clips}")
+
+
+def _model_of(output: Path, model: Path | None) -> Path:
+    if model is not None:
+        return model
+    if output.is_file():
+        from vctool.runtime.search import find_model
+        from vctool.store import open_store
+
+        return find_model(open_store(output))
+    raise UsageProblem("--model is needed to build a new store", "`vctool fetch --list` shows models to fetch")
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[IndexProgress], None] | None]:
+    """Progress on stderr: a bar on a terminal, a line every few seconds elsewhere."""
+    if quiet:
+        yield None
+    elif not sys.stderr.isatty():
+        yield _Lines()
+    else:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("clips  {task.fields[rate]}"), TimeRemainingColumn(), TextColumn("left"))
+        with Progress(TextColumn("indexing"), *columns, console=stderr(), transient=True) as bar:
+            task = bar.add_task("", total=None, rate="")
+
+            def tell(state: IndexProgress) -> None:
+                bar.update(task, completed=state.done, total=state.total, rate=f"{state.done / max(state.seconds, 1e-3):.1f}/s")
+
+            yield tell
+
+
+class _Lines:
+    """Progress for logs."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _LINE_SECONDS
+
+    def __call__(self, state: IndexProgress) -> None:
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _LINE_SECONDS
+        rate = state.done / max(state.seconds, 1e-3)
+        say(f"{state.done} of {state.total} clips, {rate:.1f} clips/s, {(state.total - state.done) / max(rate, 1e-3):.0f} s left")
+
+
+def _tell_failures(report: IndexReport) -> None:
+    if not report.failed:
+        return
+    from rich.text import Text
+
+    table = plain_table("skipped clip", "reason")
+    for failed in report.failed:
+        table.add_row(Text(failed.path), Text(failed.reason + (" (its earlier tokens stay in the store)" if failed.kept else "")))
+    stderr().print(table)
+
+
+def _tell_end(report: IndexReport) -> None:
+    for note in report.notes:
+        say(f"note: {note}")
+    parts = {
+        "new": report.indexed,
+        "from the interrupted run": report.resumed,
+        "unchanged": report.reused,
+        "not among the inputs (--prune drops them)": report.kept,
+        "dropped": report.dropped,
+        "skipped": len(report.failed),
+    }
+    told = ", ".join(f"{count} {what}" for what, count in parts.items() if count)
+    rate = f", {report.indexed / report.seconds:.1f} clips/s" if report.indexed and report.seconds else ""
+    state = "" if report.written else ", up to date: nothing was written"
+    say(f"{report.store}: {_clips(report.clips)} ({told}) in {report.seconds:.1f} s{rate}{state}")
+    say(f'try: vctool query "a dog catching a frisbee" --index {shlex.quote(str(report.store))}')
+
+
+def _json(report: IndexReport) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "store": str(report.store),
+        "clips": report.clips,
+        "indexed": report.indexed,
+        "resumed": report.resumed,
+        "reused": report.reused,
+        "kept": report.kept,
+        "dropped": report.dropped,
+        "written": report.written,
+        "failed": [{"id": f.id, "path": f.path, "reason": f.reason, "kept": f.kept} for f in report.failed],
+        "model": {"name": report.model.config.name, "sha256": report.model.fingerprint},
+        "device": report.device,
+        "seconds": round(report.seconds, 3),
+    }
+
+
+def _clips(count: int) -> str:
+    return f"{count} clip" if count == 1 else f"{count} clips"

@@ -1,0 +1,167 @@
+"""`vctool info`: what a path is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vctool.cli.command import command
+from vctool.cli.console import amount, clock, facts_table, print_json, stdout
+from vctool.cli.options import PATH, json_option
+from vctool.errors import InputError, StoreError, VctoolError
+
+_SHOWN = 16  # characters of a fingerprint
+
+
+@command("info", examples=("vctool info MODEL", "vctool info clips.npz --json"))
+@click.argument("path", type=PATH)
+@click.option("--all-files", is_flag=True, help="Check every file of a model directory, or every array of a store.")
+@json_option
+def info(path: Path, all_files: bool, as_json: bool) -> None:
+    """Say what PATH is: a model directory, a token store, or a video file. Damaged ones are told with what to do."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder", "give a model directory, a token store (.npz) or a video")
+    if path.is_dir():
+        facts = _model(path, all_files)
+    elif _is_zip(path) or path.suffix == ".npz":
+        facts = _store(path, all_files)
+    else:
+        facts = _video(path)
+    if as_json:
+        print_json(facts)
+    else:
+        stdout().print(facts_table(_SHOW[facts["kind"]](facts)))
+
+
+def _model(path: Path, all_files: bool) -> dict[str, Any]:
+    from vctool.config import to_dict
+    from vctool.runtime.model_directory import GRAPHS, ModelDirectory
+
+    model = ModelDirectory.open(path, verify="all" if all_files else "used")
+    return {
+        "schema": 1,
+        "kind": "model",
+        "path": str(path.resolve()),
+        "sha256": model.fingerprint,
+        "config": to_dict(model.config),
+        "preprocess": to_dict(model.preprocess),
+        "graphs": {name: model.files[f"onnx/{name}.onnx"].bytes if model.has_graph(name) else None for name in GRAPHS},
+        "engines": sorted(name for name in model.files if name.startswith("tensorrt/") and name.endswith(".engine")),
+        "files": len(model.files),
+        "bytes": sum(record.bytes for record in model.files.values()),
+        "verified": "all" if all_files else "used",
+    }
+
+
+def _store(path: Path, all_files: bool) -> dict[str, Any]:
+    from vctool.runtime.search import find_model
+    from vctool.store import open_store
+
+    store = open_store(path)
+    if all_files:
+        store.verify()
+    try:
+        found = str(find_model(store).resolve())
+    except StoreError:
+        found = None
+    metas = [store.clip_meta(i) for i in range(len(store))]
+    durations = [m["duration"] for m in metas if isinstance(m.get("duration"), (int, float))]
+    manifest = store.manifest
+    return {
+        "schema": 1,
+        "kind": "store",
+        "path": str(path.resolve()),
+        "bytes": path.stat().st_size,
+        "clips": len(store),
+        "frame_tokens": len(store.frame_TD),
+        "video_tokens": len(store.video_TD),
+        "dim": store.dim,
+        "dtype": store.dtype,
+        "seconds": round(sum(durations), 3),
+        "captions": sum(len(m["captions"]) for m in metas if isinstance(m.get("captions"), list)),
+        "model": manifest.get("model") if isinstance(manifest.get("model"), dict) else {},
+        "model_found": found,
+        "frames": manifest.get("frames"),
+        "generation": manifest.get("generation"),
+        "created_by": manifest.get("created_by"),
+        "first_ids": [store.clip_id(i) for i in range(min(3, len(store)))],
+        "verified": all_files,
+    }
+
+
+def _video(path: Path) -> dict[str, Any]:
+    from vctool.video.probe import probe
+
+    try:
+        found = probe(path)
+    except VctoolError as problem:
+        raise InputError(f"{problem.message}", problem.hint or "expected a model directory, a token store (.npz) or a video") from None
+    return {
+        "schema": 1,
+        "kind": "video",
+        "path": str(path.resolve()),
+        "bytes": path.stat().st_size,
+        "width": found.width,
+        "height": found.height,
+        "duration": found.duration,
+        "frames": found.frame_count,
+        "codec": found.codec,
+        "rotation": found.rotation,
+    }
+
+
+def _show_model(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    config, query, temporal = facts["config"], facts["config"]["query"], facts["config"]["temporal"]
+    graphs = [f"{name} {amount(size)}" if size is not None else f"{name} missing" for name, size in facts["graphs"].items()]
+    kind = f"transformer, {temporal['layers']} layers, {temporal['expansion_tokens']} expansion tokens"
+    return [
+        ("model directory", f"{config['name']}   ({facts['path']})"),
+        ("fingerprint", str(facts["sha256"][:_SHOWN])),
+        ("backbone", f"{config['backbone']['name']} ({config['backbone']['kind']})"),
+        ("interaction", f"{config['interaction']}, tokens {config['embed_dim']} wide"),
+        ("query", f"{query['policy']}, up to {query['max_length']} tokens, expansion {query['expand']}"),
+        ("frames", f"{config['frames']} a clip, {facts['preprocess']['size']} px, {facts['preprocess']['resize']}"),
+        ("temporal encoder", kind if temporal["kind"] == "transformer" else temporal["kind"]),
+        ("graphs", ", ".join(graphs)),
+        ("engines", ", ".join(facts["engines"]) or "none"),
+        ("files", f"{facts['files']}, {amount(facts['bytes'])}" + (", all checked" if facts["verified"] == "all" else "")),
+    ]
+
+
+def _show_store(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    model, frames = facts["model"], facts["frames"]
+    per_clip = f"{frames.get('count')} a clip, decoder {frames.get('decoder')}" if isinstance(frames, dict) else "unknown"
+    where = facts["model_found"] or "not found here: give --model to `vctool query`"
+    return [
+        ("token store", f"{facts['path']}" + ("   (all checksums match)" if facts["verified"] else "")),
+        ("clips", f"{facts['clips']:,}, {clock(facts['seconds'])} of video, {facts['captions']:,} captions"),
+        ("tokens", f"{facts['frame_tokens']:,} frame, {facts['video_tokens']:,} video, {facts['dim']} wide, {facts['dtype']}"),
+        ("size", f"{amount(facts['bytes'])}, generation {facts['generation']}, by {facts['created_by']}"),
+        ("frames", per_clip),
+        ("model", f"{model.get('name', 'unknown')} ({str(model.get('sha256', 'unknown'))[:_SHOWN]})"),
+        ("model directory", where),
+        ("first clips", ", ".join(facts["first_ids"]) + (" …" if facts["clips"] > 3 else "")),
+    ]
+
+
+def _show_video(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    rotated = f", rotated by {facts['rotation']}°" if facts["rotation"] else ""
+    return [
+        ("video", facts["path"]),
+        ("picture", f"{facts['width']} x {facts['height']}, {facts['codec']}{rotated}"),
+        ("length", f"{clock(facts['duration'])}, {facts['frames']:,} frames"),
+        ("size", amount(facts["bytes"])),
+    ]
+
+
+_SHOW = {"model": _show_model, "store": _show_store, "video": _show_video}
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"PK"
+    except OSError as problem:
+        raise InputError(f"{path}: cannot be read: {problem.strerror}") from None

@@ -1,0 +1,22 @@
+"""Options that several commands share, so that they are called the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+PATH = click.Path(path_type=Path)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout (docs/format.md has the schema).")
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    envvar="VCTOOL_DEVICE",
+    help="Where the graphs run; auto takes a GPU that works.",
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), envvar="VCTOOL_THREADS", help="CPU threads for the graphs.  [default: all cores]"
+)

@@ -1,0 +1,268 @@
+"""`vctool query`: clips found by a sentence, with the reasons."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from vctool.cli.command import command
+from vctool.cli.console import clock, plain_table, print_json, say, stdout
+from vctool.cli.options import PATH, device_option, json_option, threads_option
+from vctool.errors import InputError, UsageProblem, VctoolError
+
+if TYPE_CHECKING:
+    from vctool.runtime.encoder import QueryTokens
+    from vctool.runtime.evidence import Branch
+    from vctool.runtime.model import Model
+    from vctool.runtime.search import Hit, SearchResult
+    from vctool.store import TokenStore
+
+_WORDS = 4  # shown a hit
+_BLOCK = 64  # queries of a file answered in one pass over the store
+
+
+@command(
+    "query",
+    examples=(
+        'vctool query "a dog catching a frisbee" --index clips.npz',
+        "vctool query --queries sentences.txt --index clips.npz -k 5 --json",
+    ),
+)
+@click.argument("text", nargs=-1, metavar="TEXT")
+@click.option("--index", "store", type=PATH, required=True, envvar="VCTOOL_INDEX", metavar="CLIPS.npz", help="The token store to search.")
+@click.option("--model", type=PATH, envvar="VCTOOL_MODEL", help="Model directory.  [default: the one that made the store]")
+@click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="How many clips to show.")
+@click.option("--branch", type=click.Choice(["f", "v", "fv"]), help="Frames, video tokens, or both.  [default: the model's own]")
+@click.option("--queries", type=click.Path(), metavar="FILE|-", help="Many queries, one a line; - is standard input.")
+@click.option("--tokens", type=PATH, metavar="Q.npy", help="A query encoded elsewhere: an array [tokens, width].")
+@click.option("--explain", is_flag=True, help="Show what every token of the query adds to each score.")
+@click.option("-i", "--interactive", is_flag=True, help="Ask again and again with the model loaded; Ctrl-D leaves.")
+@click.option("--exact", is_flag=True, help="Compare every clip (this version always does).")
+@device_option
+@threads_option
+@json_option
+def query(
+    text: tuple[str, ...],
+    store: Path,
+    model: Path | None,
+    k: int,
+    branch: str | None,
+    queries: str | None,
+    tokens: Path | None,
+    explain: bool,
+    interactive: bool,
+    exact: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Search a token store for TEXT and show which words hit when. TEXT `-` reads one query a line from standard input.
+
+    Each word of the query looks for its best frame and its best moment; the shares of all words add up to the score.
+    """
+    del exact  # there is no other search yet
+    if sum((bool(text), queries is not None, tokens is not None, interactive)) != 1:
+        raise UsageProblem(
+            "give one of: a text, --queries FILE, --tokens Q.npy, -i",
+            'for example: vctool query "a dog catching a frisbee" --index clips.npz',
+        )
+    from vctool.store import open_store
+
+    asked = _Asked(open_store(store), model, k, cast("Branch | None", branch), explain, as_json, settings)
+    source = "-" if text == ("-",) else queries
+    if interactive:
+        _interactive(asked)
+    elif tokens is not None:
+        asked.answer([_tokens_from(tokens)])
+    elif source == "-":
+        for line in _standard_input():
+            asked.answer([line], titled=True)
+    elif source is not None:
+        lines = _lines_of(Path(source))
+        for start in range(0, len(lines), _BLOCK):
+            asked.answer(lines[start : start + _BLOCK], titled=len(lines) > 1)
+    else:
+        asked.answer([" ".join(text)])
+
+
+class _Asked:
+    """The store, the model (loaded on first use) and how to show answers."""
+
+    def __init__(
+        self, store: TokenStore, model: Path | None, k: int, branch: Branch | None, explain: bool, as_json: bool, settings: dict[str, Any]
+    ) -> None:
+        self.store, self._model, self._settings = store, model, settings
+        self.k, self.branch, self.explain, self.as_json = k, branch, explain, as_json
+
+    @cached_property
+    def model(self) -> Model:
+        from vctool.runtime.model import load_model
+        from vctool.runtime.search import find_model
+
+        return load_model(find_model(self.store) if self._model is None else self._model, **self._settings)
+
+    def answer(self, asked: list[str | QueryTokens] | list[str] | list[QueryTokens], titled: bool = False) -> None:
+        from vctool.runtime.search import search_all
+
+        model = self.model if any(isinstance(q, str) for q in asked) else None
+        for result in search_all(asked, self.store, model, self.k, self.branch):
+            if result.query.dropped:
+                say(f"warning: the query is longer than the model reads; cut off: {_short(result.query.dropped)!r}")
+            if self.as_json:
+                print_json(result.to_json())
+            else:
+                _show(result, titled, self.explain)
+
+
+def _show(result: SearchResult, titled: bool, explain: bool) -> None:
+    from rich.text import Text
+
+    console = stdout()
+    if titled:
+        console.print(Text(result.query.text, style="bold"))
+    if not result.hits:
+        say("no clip to show: the store is empty")
+        return
+    table = plain_table("#", "score", "clip", "best at", "which words hit when")
+    for column in (0, 1, 3):
+        table.columns[column].no_wrap = True
+        table.columns[column].justify = "right"
+    for hit in result.hits:
+        table.add_row(str(hit.rank), f"{hit.score:.3f}", Text(hit.id), clock(hit.evidence.best_second), Text(_words(hit)))
+    console.print(table)
+    if explain:
+        for hit in result.hits:
+            _explain(hit, result)
+
+
+def _words(hit: Hit) -> str:
+    """The words with the largest shares, in their order in the query."""
+    words = hit.evidence.words
+    strongest = sorted(range(len(words)), key=lambda i: (-words[i].share, i))[:_WORDS]
+    return " · ".join(f"{words[i].text} {_when(words[i].second)}" for i in sorted(strongest))
+
+
+def _when(second: float | None) -> str:
+    return "global" if second is None else clock(second)
+
+
+def _explain(hit: Hit, result: SearchResult) -> None:
+    from rich.text import Text
+
+    table = plain_table(
+        "token", "share", *(["frame", "at"] if "f" in result.branch else []), *(["video", "at"] if "v" in result.branch else [])
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for token in hit.evidence.tokens:
+        if token.pad:
+            continue
+        row = [Text(token.text), Text(f"{token.share:+.4f}")]
+        if token.frame_share is not None:
+            row += [Text(f"{token.frame_share:+.4f}"), Text(clock(token.frame_second))]
+        if token.video_share is not None:
+            row += [Text(f"{token.video_share:+.4f}"), Text(_when(token.video_second))]
+        table.add_row(*row)
+    pads = sum(token.pad for token in hit.evidence.tokens)
+    if pads:
+        table.add_row(f"{pads} pads", f"{hit.evidence.pad_share:+.4f}")
+    table.add_row(Text("score", style="bold"), Text(f"{hit.score:+.4f}", style="bold"))
+    console = stdout()
+    console.print(Text(f"\n{hit.rank}. {hit.id}", style="bold"))
+    console.print(table)
+
+
+# --- where queries come from ----------------------------------------------------------------------------------------------
+
+
+def _standard_input() -> Iterator[str]:
+    if sys.stdin.isatty():
+        raise UsageProblem(
+            "standard input is a terminal: nothing to read queries from",
+            'echo "a dog catching a frisbee" | vctool query - --index clips.npz, or use -i',
+        )
+    empty = True
+    try:
+        for line in sys.stdin:
+            if line.strip():
+                empty = False
+                yield line.strip()
+    except UnicodeDecodeError:
+        raise InputError("standard input is not UTF-8 text") from None
+    if empty:
+        raise InputError("standard input holds no query", "write one query a line")
+
+
+def _lines_of(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file", "--queries takes a text file with one query a line") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not UTF-8 text") from None
+    except OSError as problem:
+        raise InputError(f"{path}: cannot be read: {problem.strerror}") from None
+    lines = [line for line in lines if line]
+    if not lines:
+        raise InputError(f"{path}: holds no query", "write one query a line")
+    return lines
+
+
+def _tokens_from(path: Path) -> QueryTokens:
+    import numpy as np
+
+    from vctool.runtime.encoder import QueryTokens
+
+    try:
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError, EOFError) as problem:
+        raise InputError(f"{path}: is not a .npy array of numbers: {str(problem).splitlines()[0]}", "save it with numpy.save") from None
+    return QueryTokens.from_array(array, str(path))
+
+
+def _interactive(asked: _Asked) -> None:
+    terminal = sys.stdin.isatty()
+    asked.model.text  # noqa: B018  (load now: the first answer should be as quick as the others)
+    if terminal:
+        say(f"{len(asked.store)} clips. Type a query; :k 5, :branch f|v|fv, :explain change settings; Ctrl-D leaves.")
+        with suppress(ImportError):  # Windows has none, and edits lines by itself
+            import readline  # noqa: F401  (input() uses it once it is imported)
+    while True:
+        try:
+            line = input("query> " if terminal else "").strip()
+        except EOFError:
+            if terminal:
+                say("")
+            return
+        try:
+            if line.startswith(":"):
+                _set(asked, line)
+            elif line:
+                asked.answer([line])
+        except VctoolError as problem:
+            say(f"error: {problem}")
+
+
+def _set(asked: _Asked, line: str) -> None:
+    name, _, value = line[1:].partition(" ")
+    value = value.strip()
+    if name == "k" and value.isdecimal() and int(value) > 0:
+        asked.k = int(value)
+    elif name == "branch" and value in ("f", "v", "fv"):
+        asked.branch = cast("Branch", value)
+    elif name == "explain" and not value:
+        asked.explain = not asked.explain
+    else:
+        raise UsageProblem(f"not a setting: {line}", ":k 5, :branch f|v|fv, :explain")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "…"
