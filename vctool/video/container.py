@@ -104,6 +104,11 @@ class PacketSource:
                     return
 
 
+def has_format(container: Any, names: tuple[str, ...]) -> bool:
+    """Whether FFmpeg recognised one of these formats (its name for mp4 and mov is `mov,mp4,m4a,3gp,3g2,mj2`)."""
+    return any(name in container.format.name for name in names)
+
+
 def _is_cover_art(stream: Any) -> bool:
     return bool(stream.disposition & (av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails))
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vctool.errors import UsageProblem, VctoolError, VideoError
-from vctool.video.reader import DecodedFrames, FrameReader, Picture, Transform, TransformProblem, open_reader
+from vctool.video.reader import DecodedFrames, FrameReader, Picture, Transform, TransformError, open_reader
 
 __all__ = ["DecodedFrames", "decode_frames", "guarded", "read_frames"]
 
@@ -66,7 +66,7 @@ def guarded(path: Path) -> Iterator[None]:
         yield
     except VctoolError:
         raise
-    except TransformProblem as problem:
+    except TransformError as problem:
         raise problem.__cause__ or problem from None
     except MemoryError:
         raise VideoError(path, "not enough memory to decode it") from None

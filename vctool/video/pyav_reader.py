@@ -7,7 +7,7 @@ times the work where keyframes are rare, and some MPEG-TS files give no frames a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vctool.errors import VideoError
-from vctool.video.container import PacketSource, check_file, opened, picture_stream
+from vctool.video.container import PacketSource, check_file, has_format, opened, picture_stream
 from vctool.video.reader import DecodedFrames, Picture, Transform, VideoInfo, apply
-from vctool.video.sample import uniform_times
+from vctool.video.sample import choose
 from vctool.video.timeline import Timeline, retimed, scan
 
 # In these codecs a packet that is marked as a keyframe is one. In a GIF, for instance, every picture needs those before it.
 CODECS_WITH_KEYFRAMES = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mpeg1video"})
+SELECTIVE_CODECS = frozenset({"h264", "hevc"})
 INDEXED_FORMATS = ("mp4", "matroska")  # a seek in these lands where it should; checked after each one all the same
 MIN_JUMP = 64  # packets: a shorter way is decoded through
 MIN_SEEK = 1024  # packets: a shorter way is read through
@@ -54,7 +55,8 @@ class PyavReader:
         info = replace(timeline.info, frame_times_F=times_F, frame_count=len(times_F), duration=duration)
         decoding = _Pass(path, timeline, transform)
         decoding.keep_ordinals(choose(info, count, start, end))
-        return replace(decoding.result(info, np.arange(len(times_F))), damaged=rehearsal.damaged)
+        never_came = timeline.info.frame_count - len(times_F) if timeline.trusted and timeline.whole else 0
+        return replace(decoding.result(info, np.arange(len(times_F))), damaged=max(rehearsal.damaged, never_came))
 
     def _scan(self, path: Path) -> Timeline:
         status = check_file(path)
@@ -62,16 +64,6 @@ class PyavReader:
         if self._last is None or self._last[0] != key:
             self._last = (key, scan(path))
         return self._last[1]
-
-
-def choose(info: VideoInfo, count: int, start: float | None, end: float | None) -> NDArray[np.int64]:
-    """`uniform_times` over the frames of a video. Raises VideoError for a piece that lies outside it."""
-    assert info.frame_times_F is not None
-    chosen = uniform_times(info.frame_times_F, count, start, end)
-    if not len(chosen) or (start is not None and start > 0 and start >= info.duration):
-        piece = f"{start or 0:g}-{'' if end is None else format(end, 'g')} s"
-        raise VideoError(info.path, f"the piece {piece} is outside the video ({info.duration:.3g} s long)")
-    return chosen
 
 
 def upright(picture: Picture, clockwise: int) -> Picture:
@@ -107,21 +99,23 @@ class _Pass:
 
     def keep_times(self, wanted: NDArray[np.int64]) -> None:
         """Keep the pictures with these timestamps (increasing), passing over groups of pictures that hold none of them."""
+        try:
+            self._keep_times(wanted, may_seek=True)
+        except _WrongPlaceError:
+            self._keep_times(wanted, may_seek=False)
+
+    def _keep_times(self, wanted: NDArray[np.int64], may_seek: bool) -> None:
         entries = _entries(self.timeline, wanted)
-        for may_seek in (True, False):
-            left = wanted.tolist()[::-1]
-            self.frames.clear()
-            try:
-                for frame in self._frames(lambda left=left: entries[left[-1]], may_seek):  # type: ignore[misc]
-                    while left and frame.pts is not None and frame.pts > left[-1]:
-                        left.pop()  # it should have come by now: lost
-                    if left and frame.pts == left[-1]:
-                        self._keep(left.pop(), frame)
-                    if not left:
-                        return
-            except _WrongPlace:
-                continue
-            return
+        missing = set(entries)
+        ahead = wanted.tolist()[::-1]
+        for frame in self._frames(lambda: entries[ahead[-1]], may_seek, missing):
+            if frame.pts in missing:
+                missing.remove(frame.pts)
+                self._keep(frame.pts, frame)
+            while ahead and frame.pts is not None and frame.pts >= ahead[-1]:
+                ahead.pop()  # it came, or it should have come by now
+            if not ahead:
+                return
 
     def result(self, info: VideoInfo, keys_F: NDArray[np.int64]) -> DecodedFrames:
         """The kept frames in order, where `keys_F` names the pictures of `info.frame_times_F`."""
@@ -131,13 +125,21 @@ class _Pass:
         keys = sorted(self.frames)
         return DecodedFrames([self.frames[k] for k in keys], info.frame_times_F[np.searchsorted(keys_F, keys)], info, self.damaged)
 
-    def _frames(self, aim: Callable[[], int], may_seek: bool = False) -> Iterator[Any]:
+    def _frames(self, aim: Callable[[], int], may_seek: bool = False, wanted: Container[int] | None = None) -> Iterator[Any]:
+        """Decoded pictures from packet `aim()` on; with `wanted` timestamps, of the others only what those need."""
         self.damaged = self.timeline.missing
+        self.frames.clear()
         with opened(self.path) as container:
             stream = picture_stream(container, self.path)
+            decoder = stream.codec_context
+            # Pictures to which no other refers need not be decoded. Only where a packet is a whole picture: else the
+            # second field of a wanted one might be taken for another.
+            selective = wanted is not None and decoder.codec.name in SELECTIVE_CODECS and self.timeline.whole
             for packet in _road(container, stream, self.timeline, aim, may_seek):
+                if selective:
+                    decoder.skip_frame = "DEFAULT" if packet is None or packet.pts in wanted else "NONREF"  # type: ignore[operator]
                 try:
-                    frames = stream.codec_context.decode(packet)
+                    frames = decoder.decode(packet)
                 except Exception:
                     self.damaged += 1
                     continue
@@ -152,7 +154,7 @@ class _Pass:
         self.frames[key] = apply(self.transform, upright(picture, self.timeline.info.rotation))
 
 
-class _WrongPlace(Exception):
+class _WrongPlaceError(Exception):
     """A seek did not land where the scan says that it should have."""
 
 
@@ -176,7 +178,7 @@ def _road(container: Any, stream: Any, timeline: Timeline, aim: Callable[[], int
     keys = np.flatnonzero(timeline.packet_key_P)
     head = int(keys[0]) if len(keys) else 0
     may_skip = stream.codec_context.codec.canonical_name in CODECS_WITH_KEYFRAMES
-    may_seek = may_seek and any(name in container.format.name for name in INDEXED_FORMATS)
+    may_seek = may_seek and has_format(container, INDEXED_FORMATS)
     skipping = sought = False
     place = -1
     for packet in PacketSource(container, stream):
@@ -186,7 +188,10 @@ def _road(container: Any, stream: Any, timeline: Timeline, aim: Callable[[], int
         if place < head or (may_skip and gap >= (1 if skipping else MIN_JUMP)):
             skipping = True
             if may_seek and gap >= MIN_SEEK:
-                container.seek(int(timeline.packet_pts_P[aim()]), stream=stream)
+                try:
+                    _seek(container, stream, int(timeline.packet_pts_P[aim()]))
+                except Exception:
+                    raise _WrongPlaceError from None
                 sought = True
             continue
         if skipping:
@@ -196,8 +201,12 @@ def _road(container: Any, stream: Any, timeline: Timeline, aim: Callable[[], int
     yield None
 
 
+def _seek(container: Any, stream: Any, pts: int) -> None:
+    container.seek(pts, stream=stream)
+
+
 def _place(timeline: Timeline, packet: Any, aim: int) -> int:
     places = np.flatnonzero(timeline.packet_pts_P == packet.pts)
     if packet.pts is None or len(places) != 1 or places[0] > aim:
-        raise _WrongPlace
+        raise _WrongPlaceError
     return int(places[0])

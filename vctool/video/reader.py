@@ -72,7 +72,7 @@ class FrameReader(Protocol):
         """Decode `count` frames of `[start, end)`. Raises VideoError, or anything else the library raises."""
 
 
-class TransformProblem(Exception):
+class TransformError(Exception):
     """Carries an exception of the caller's own transform past the error boundary of decoding (as `__cause__`)."""
 
 
@@ -81,7 +81,7 @@ def apply(transform: Transform, picture: Picture) -> Picture:
     try:
         return transform(picture)
     except Exception as problem:
-        raise TransformProblem from problem
+        raise TransformError from problem
 
 
 def open_reader(decoder: str) -> FrameReader:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from vctool.errors import VideoError
+from vctool.video.reader import VideoInfo
+
 # Times are products of integers and a time base: a piece that starts exactly on a frame must not lose it to one rounding.
 SLACK = 1e-6  # seconds
 
@@ -32,3 +35,13 @@ def uniform_times(frame_times: NDArray[np.float64], count: int, start: float | N
         return np.arange(first, last, dtype=np.int64)
     bins = np.arange(count, dtype=np.int64)
     return first + (2 * bins + 1) * shown // (2 * count)
+
+
+def choose(info: VideoInfo, count: int, start: float | None, end: float | None) -> NDArray[np.int64]:
+    """`uniform_times` over the frames of a video. Raises VideoError for a piece that lies outside it."""
+    assert info.frame_times_F is not None
+    chosen = uniform_times(info.frame_times_F, count, start, end)
+    if not len(chosen) or (start is not None and start > 0 and start >= info.duration):
+        piece = f"{start or 0:g}-{'' if end is None else format(end, 'g')} s"
+        raise VideoError(info.path, f"the piece {piece} is outside the video ({info.duration:.3g} s long)")
+    return chosen

@@ -14,12 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vctool.errors import VideoError
-from vctool.video.container import PacketSource, opened, picture_stream
+from vctool.video.container import PacketSource, has_format, opened, picture_stream
 from vctool.video.reader import VideoInfo
 
 # Containers that keep no presentation times: FFmpeg fills in decoding order, so with B-frames its labels are on the wrong pictures.
 UNTIMED_FORMATS = frozenset({"avi", "h264", "hevc", "m4v", "mpegvideo", "obu", "ivf"})
+# Containers that keep one picture a packet. In MPEG-TS the two fields of a picture may come as two packets with two times.
+WHOLE_PICTURE_FORMATS = ("mp4", "matroska", "flv")
 DEFAULT_RATE = Fraction(25)
+SAME = 1e-9  # seconds: float rounding, not a clock that went back
+EXACT = 2**53  # units of pts: more would not fit into a float64
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Timeline:
     trusted: whether a decoded picture can be recognised by its timestamp. It cannot where timestamps are missing, occur
     twice, start again (two recordings joined) or are only guessed: then frames are told apart by their order (`retimed`).
     time_base: seconds per unit of pts. base: the pts that is time 0. step: usual seconds from frame to frame.
+    untimed: whether the container has no presentation times. whole: whether a packet is one whole picture.
     packet_pts_P, packet_key_P: every packet in file order, shown or not, for choosing where decoding may start.
     missing: pieces of the stream that the file promises but does not have, and reading errors.
     """
@@ -41,6 +46,7 @@ class Timeline:
     base: int
     step: float
     untimed: bool
+    whole: bool
     packet_pts_P: NDArray[np.int64]
     packet_key_P: NDArray[np.bool_]
     missing: int
@@ -67,7 +73,7 @@ def scan(path: Path) -> Timeline:
         packets = _read_packets(source, stream)
         missing = source.errors + _promised(container, stream, len(packets.pts))
         if not packets.pts:
-            raise VideoError(path, "cut short: it has a header but no pictures" if missing or container.size else "has no pictures")
+            raise VideoError(path, "cut short: it has a header but no pictures")
         if packets.first is None:
             raise VideoError(path, f"damaged: none of its {len(packets.pts)} pictures can be decoded ({stream.codec_context.name})")
         return _timeline(path, container, stream, packets, missing)
@@ -132,7 +138,7 @@ def _hidden(codec: str, packet: Any) -> bool:
 
 def _promised(container: Any, stream: Any, packets: int) -> int:
     """Pictures that the index of an mp4 or mov names beyond the last one that the file holds."""
-    if "mp4" not in container.format.name:
+    if not has_format(container, ("mp4",)):
         return 0
     return max(0, len(stream.index_entries) - packets)
 
@@ -142,20 +148,27 @@ def _timeline(path: Path, container: Any, stream: Any, packets: _Packets, missin
     rate = stream.average_rate or stream.guessed_rate or DEFAULT_RATE
     step = float(1 / Fraction(rate))
     untimed = container.format.name in UNTIMED_FORMATS and (stream.codec_context.has_b_frames or None in packets.pts)
+    whole = has_format(container, WHOLE_PICTURE_FORMATS)
     start = next((i for i, key in enumerate(packets.key) if key), 0)
     shown = [i for i in range(start, len(packets.pts)) if packets.shown[i]]
+    if not shown:
+        raise VideoError(path, "has no pictures")
     pts = [packets.pts[i] for i in shown]
-    known = np.array([p for p in pts if p is not None], dtype=np.int64)
+    known = np.array(sorted(p for p in pts if p is not None), dtype=np.int64)
     first = packets.first.pts
-    trusted = not untimed and first is not None and len(known) == len(pts) and len(np.unique(known)) == len(known)
-    trusted = trusted and _never_back([packets.dts[i] for i in shown])
-
-    pts_F = np.sort(known)
-    base = first if first is not None else int(pts_F[0]) if len(pts_F) else 0
+    trusted = (
+        not untimed
+        and first is not None
+        and len(known) == len(pts)
+        and bool(np.all(np.diff(known) > 0))
+        and int(known[-1]) - int(known[0]) < EXACT
+        and _never_back([packets.dts[i] for i in shown])
+    )
+    pts_F = known
+    base = 0
     if trusted:
-        if packets.trouble:
-            base = int(min(base, pts_F[0]))
-        pts_F = pts_F[pts_F >= base]
+        base = _zero(packets, start, int(known[0]), whole)
+        pts_F = known[known >= base]
         times_F = _seconds(pts_F - base, time_base)
     else:
         times_F = _unwrapped(_in_order(pts, [packets.dts[i] for i in shown], untimed), None, time_base, step)
@@ -175,10 +188,23 @@ def _timeline(path: Path, container: Any, stream: Any, packets: _Packets, missin
         base=base,
         step=step,
         untimed=untimed,
+        whole=whole,
         packet_pts_P=np.array([p if p is not None else np.iinfo(np.int64).min for p in packets.pts], dtype=np.int64),
         packet_key_P=np.array(packets.key, dtype=bool),
-        missing=missing,
+        missing=missing + (sum(packets.shown[:start]) if whole else 0),
     )
+
+
+def _zero(packets: _Packets, start: int, earliest: int, whole: bool) -> int:
+    """The pts that is time 0: that of the first picture that comes out, unless damage has taken pictures before it."""
+    first = int(packets.first.pts)
+    if packets.trouble:
+        return min(first, earliest)
+    if not whole:
+        return first
+    # An mp4 or mkv starts with a keyframe. Where what it starts with does not come out, or is none, it is damaged.
+    head = [p for p, shown in zip(packets.pts[: start + 1], packets.shown, strict=False) if shown and p is not None]
+    return min([first, *head])
 
 
 def _clockwise(counter_clockwise: float) -> int:
@@ -220,9 +246,6 @@ def _unwrapped(pts_F: list[int | None], base: int | None, time_base: Fraction, s
             offset = after - own
         times.append(max(own + offset, times[-1] if times else 0.0))
     return np.array(times, dtype=np.float64)
-
-
-SAME = 1e-9  # seconds: float rounding, not a clock that went back
 
 
 def _seconds(pts: NDArray[np.int64], time_base: Fraction) -> NDArray[np.float64]:
