@@ -1,0 +1,156 @@
+"""Why a loss does not move, in words, from numbers: the scores of a batch, the scale and bias, the losses of many steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SATURATED = 8.0  # a pair whose logit is this far on one side: sigmoid within 0.0004 of its end
+_DEAD_SPREAD = 1e-3  # of cosines
+_LOPSIDED = 20.0
+
+
+@dataclass(frozen=True)
+class BranchReport:
+    """One branch's scores on a batch of B captions against B clips, and what the loss makes of them.
+
+    positive, negative: mean score of right and wrong pairs. spread: standard deviation of all scores. positive_logit,
+    negative_logit: mean of exp(t) * score + b. settled: share of pairs so far on the right side that they no longer
+    teach. stuck: share so far on the wrong side that the slope is flat at its end. gradient: norm of the loss's
+    derivative with respect to the scores. calibrated: the bias at which the mean pair is as unlikely as 1 in B.
+    """
+
+    branch: str
+    positive: float
+    negative: float
+    spread: float
+    positive_logit: float
+    negative_logit: float
+    settled: float
+    stuck: float
+    gradient: float
+    calibrated: float
+    bias: float
+
+
+def report_branch(
+    branch: str, score_BC: NDArray[np.float32], positive_BC: NDArray[np.bool_], log_scale: float, bias: float
+) -> BranchReport:
+    """Measure one branch. Clips that score -inf (no frame) are left out."""
+    known = np.isfinite(score_BC)
+    score = score_BC[known].astype(np.float64)
+    right = positive_BC[known]
+    z = np.where(right, 1.0, -1.0)
+    scale = math.exp(log_scale)
+    logit = scale * score + bias
+    margin = z * logit
+    pull = scale / (1 + np.exp(np.clip(margin, -500, 500)))
+    return BranchReport(
+        branch=branch,
+        positive=_mean(score[right]),
+        negative=_mean(score[~right]),
+        spread=float(score.std()),
+        positive_logit=_mean(logit[right]),
+        negative_logit=_mean(logit[~right]),
+        settled=float((margin > SATURATED).mean()),
+        stuck=float((margin < -SATURATED).mean()),
+        gradient=float(np.linalg.norm(pull)) / len(score_BC),
+        calibrated=-scale * float(score.mean()) - math.log(max(score_BC.shape[1] - 1, 1)),
+        bias=bias,
+    )
+
+
+def start_lines(reports: Sequence[BranchReport], sigmoid: bool) -> list[str]:
+    """What the first batch looks like, a line for each branch, and a warning where the bias starts far off."""
+    lines = []
+    for r in reports:
+        line = f"branch {r.branch}: right pairs score {r.positive:.3f}, wrong ones {r.negative:.3f}"
+        if sigmoid:
+            line += f"; logits {r.positive_logit:.1f} and {r.negative_logit:.1f}; {100 * r.stuck:.0f} % of pairs start on the wrong side"
+        lines.append(line)
+    if sigmoid and any(_bias_far(r) for r in reports):
+        worst = max(reports, key=lambda r: r.stuck)
+        lines.append(
+            f"the bias {worst.bias:.1f} is far from these scores (calibrated: {worst.calibrated:.1f}); loss.calibrate_bias = true starts there"
+        )
+    return lines
+
+
+def stalled(losses: Sequence[float], window: int) -> bool:
+    """Whether the mean of the last `window` losses is no lower than 99.5 % of that of the `window` before."""
+    if window < 1 or len(losses) < 2 * window:
+        return False
+    before, now = np.mean(losses[-2 * window : -window]), np.mean(losses[-window:])
+    return bool(now >= before - 0.005 * abs(before))
+
+
+def explain_stall(
+    reports: Sequence[BranchReport],
+    *,
+    sigmoid: bool,
+    peak_lr: float,
+    gradient_norm: float,
+    clip_norm: float,
+    shared_captions: float,
+    warming_up: bool = False,
+) -> list[str]:
+    """Likely reasons, the likeliest first; never empty.
+
+    peak_lr: of the new modules. gradient_norm: before clipping. shared_captions: share of a batch's wrong pairs that are
+    right because the caption is another clip's too (0..1).
+    """
+    reasons = []
+    if warming_up:
+        reasons.append("the learning rate is still rising: wait until the warm-up is over")
+    if sigmoid:
+        far = [r for r in reports if _bias_far(r)]
+        if far:
+            worst = max(far, key=lambda r: r.stuck)
+            reasons.append(
+                f"{100 * worst.stuck:.0f} % of the pairs of branch {worst.branch} lie far on the wrong side: the bias {worst.bias:.1f} has to travel to "
+                f"about {worst.calibrated:.1f} first; set loss.calibrate_bias = true"
+            )
+        elif reports and all(r.settled > 0.995 for r in reports):
+            reasons.append(
+                "nearly all pairs are settled: nothing is left to learn from these negatives; use larger batches, or groups of alike clips"
+            )
+    for r in reports:
+        if r.spread < _DEAD_SPREAD:
+            reasons.append(
+                f"branch {r.branch} gives every pair the same score (deviation {r.spread:.1e}): its tokens have collapsed, lower optim.lr"
+            )
+        elif abs(r.positive - r.negative) < 0.02 * r.spread and not far_from_chance(r):
+            reasons.append(f"branch {r.branch} does not tell right pairs from wrong ones yet: check that captions belong to their clips")
+    if len(reports) == 2:
+        weak, strong = sorted(reports, key=lambda r: r.gradient)
+        if strong.gradient > _LOPSIDED * max(weak.gradient, 1e-12):
+            reasons.append(
+                f"branch {strong.branch} pulls {strong.gradient / max(weak.gradient, 1e-12):.0f} times harder than branch {weak.branch}; "
+                'try loss.kind = "dual_sigmoid_equalized" or loss.separate_scale = true'
+            )
+    if shared_captions > 0.05:
+        reasons.append(
+            f"{100 * shared_captions:.0f} % of a batch's other clips have the same caption: more distinct captions, or smaller batches"
+        )
+    if gradient_norm > 20 * clip_norm:
+        reasons.append(f"gradients of norm {gradient_norm:.3g} are cut to {clip_norm:g}: raise optim.clip_norm or calibrate the bias")
+    if peak_lr < 3e-5:
+        reasons.append(f"optim.lr = {peak_lr:g} is small for modules that start from nothing: 1e-4 to 1e-3 is usual")
+    return reasons or ["nothing stands out: the run may be done, or optim.lr may be too high; watch the validation metrics"]
+
+
+def far_from_chance(report: BranchReport) -> bool:
+    """Whether right pairs score higher than wrong ones by more than the noise of a batch."""
+    return report.positive - report.negative > 0.1 * report.spread
+
+
+def _bias_far(report: BranchReport) -> bool:
+    return report.stuck > 0.2
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean()) if len(values) else float("nan")

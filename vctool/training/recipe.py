@@ -1,0 +1,255 @@
+"""A training recipe: one TOML file that says everything about a run. Unknown keys are errors, defaults follow the field.
+
+[model]   what is trained (as `config.json`, with its tables backbone, query, temporal)
+[init]    what it starts from
+[data]    manifests and how clips enter batches
+[optim]   learning rates, length, batch, precision
+[loss]    the objective
+[run]     name, seed, folders, intervals
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vctool.config import ModelConfig, from_dict
+from vctool.errors import InputError, UsageProblem
+from vctool.models.losses import LossConfig
+from vctool.training.toml_writer import to_toml
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """checkpoint: open_clip weights for the backbone, a local file. model: a model directory to go on from.
+
+    loss_from_checkpoint: with `checkpoint`, start log-scale and bias where it left them, if it has a bias (SigLIP).
+    """
+
+    checkpoint: Path | None = None
+    model: Path | None = None
+    loss_from_checkpoint: bool = True
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """train, validation: JSONL manifests. test: named only so that it can be kept out of the two others.
+
+    cache: where frame maps and text states of frozen towers are kept (default: in the run's folder); it can be deleted.
+    limit, validation_limit: use the first so many clips. workers: decode processes; 0 decodes in this process.
+    reverse: a clip with `reversed_captions` enters its batch twice, forwards and backwards.
+    caption_choice: `random` takes one caption of a clip at random each epoch; `all` makes every caption a pair of its own.
+    validation_captions: how many captions of each validation clip are queries (0: all).
+    """
+
+    train: Path
+    validation: Path
+    test: Path | None = None
+    cache: Path | None = None
+    workers: int = 2
+    decoder: Literal["pyav", "decord"] = "pyav"
+    limit: int | None = None
+    validation_limit: int | None = None
+    reverse: bool = False
+    caption_choice: Literal["random", "all"] = "random"
+    validation_captions: int = 1
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """lr: of new modules; backbone_lr: of pretrained ones (weight decay spares biases, norms, log-scale and bias).
+
+    warmup: share of all steps with a rising rate; then a cosine down to `final_lr` times the peak. epochs, or steps if
+    given. batch: clips a batch aims at (a group is never cut, so a few more or fewer). accumulate: batches a step; each is
+    scored on its own, so it adds no negatives. freeze_backbone: train on cached features, minutes instead of hours.
+    """
+
+    lr: float = 1e-4
+    backbone_lr: float = 1e-7
+    weight_decay: float = 0.2
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup: float = 0.1
+    final_lr: float = 0.0
+    epochs: int = 5
+    steps: int | None = None
+    batch: int = 128
+    accumulate: int = 1
+    clip_norm: float = 1.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    freeze_backbone: bool = False
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """output: the run's folder (default `runs/NAME` in the current folder). Intervals are in steps.
+
+    validate_every: 0 validates after each epoch. checkpoint_every: 0 saves after each validation only. keep: how many
+    checkpoints to go on from are kept. threads: CPU threads (0: torch's choice). best: the metric, or sum of metrics
+    joined by `+`, by which the best weights are chosen; `auto` is R@1 of the total score, plus its reversal_accuracy
+    where the validation clips have reversed captions. patience: stop after so many validations without a new best (0:
+    never). stall_steps: how often to ask whether the loss moves at all (0: never).
+    """
+
+    name: str = "video-colbert"
+    seed: int = 0
+    output: Path | None = None
+    log_every: int = 10
+    validate_every: int = 0
+    checkpoint_every: int = 0
+    keep: int = 1
+    threads: int = 0
+    best: str = "auto"
+    patience: int = 0
+    stall_steps: int = 200
+    tensorboard: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The whole recipe, its paths absolute."""
+
+    data: DataConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+# Keys that do not change what is learnt: a run may be resumed under other values.
+FREE_KEYS = frozenset(
+    "data.cache data.workers run.name run.output run.log_every run.checkpoint_every run.keep run.stall_steps run.tensorboard".split()
+)
+_PATHS = (
+    ("init", "checkpoint"),
+    ("init", "model"),
+    ("data", "train"),
+    ("data", "validation"),
+    ("data", "test"),
+    ("data", "cache"),
+    ("run", "output"),
+)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; `overrides` are `table.key=value` with the value as TOML has it (a bare word is a text).
+
+    Paths in the file are relative to its folder, paths in overrides to the current one. Raises UsageProblem for an unknown
+    key (naming the nearest), a value of the wrong type or out of range; InputError where the file cannot be read.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such recipe") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InputError(f"{path} cannot be read: {problem}") from None
+    except tomllib.TOMLDecodeError as problem:
+        raise UsageProblem(f"{path} is not TOML: {problem}") from None
+    _resolve(values, path.resolve().parent)
+    for text in overrides:
+        _override(values, text)
+    _resolve(values, Path.cwd())
+    return recipe_from(values, str(path))
+
+
+def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from its tables; `where` names the source in errors. Raises UsageProblem."""
+    data = values.get("data")
+    for key in ("train", "validation"):
+        if not isinstance(data, Mapping) or key not in data:
+            raise UsageProblem(f"{where}: data.{key} is missing", "name a JSONL manifest of clips with captions")
+    recipe = from_dict(Recipe, values, where, UsageProblem)
+    _check(recipe, where)
+    return recipe
+
+
+def recipe_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as nested tables of plain values; paths as texts, unset values left out."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items() if v is not None}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        return str(value) if isinstance(value, Path) else value
+
+    tables: dict[str, Any] = plain(dataclasses.asdict(recipe))
+    return {name: tables[name] for name in ("model", "init", "data", "optim", "loss", "run")}
+
+
+def recipe_toml(recipe: Recipe) -> str:
+    """The resolved recipe as TOML: what `load_recipe` reads back to an equal one."""
+    return to_toml(recipe_dict(recipe))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Dotted keys whose values differ between two recipes as tables, with both values (None: not set)."""
+    found: list[tuple[str, Any, Any]] = []
+    for key in [*old, *(k for k in new if k not in old)]:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) or isinstance(b, Mapping):
+            found += differences(a or {}, b or {}, f"{prefix}{key}.")
+        elif a != b:
+            found.append((prefix + key, a, b))
+    return found
+
+
+def _override(values: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    names = key.strip().split(".")
+    if not equals or len(names) < 2 or not all(names):
+        raise UsageProblem(f"--set {text}: expected table.key=value", "for example --set optim.lr=1e-3")
+    table = values
+    for name in names[:-1]:
+        inner = table.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise UsageProblem(f"--set {text}: {name} is a value, not a table")
+        table = inner
+    table[names[-1]] = _parse(value.strip())
+
+
+def _parse(value: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return value  # a bare word: shells eat the quotes that TOML wants around a text
+
+
+def _resolve(values: dict[str, Any], folder: Path) -> None:
+    for table, key in _PATHS:
+        inner = values.get(table)
+        if isinstance(inner, dict) and isinstance(inner.get(key), str):
+            inner[key] = str(folder / Path(inner[key]).expanduser())
+
+
+def _check(recipe: Recipe, where: str) -> None:
+    optim, run, data = recipe.optim, recipe.run, recipe.data
+    wrong = [
+        (optim.lr >= 0 and optim.backbone_lr >= 0, "optim.lr and optim.backbone_lr must be 0 or more"),
+        (optim.weight_decay >= 0, "optim.weight_decay must be 0 or more"),
+        (all(0 <= b < 1 for b in optim.betas), "optim.betas must be from 0 up to, not including, 1"),
+        (0 <= optim.warmup <= 1, "optim.warmup is a share of all steps, 0 to 1"),
+        (0 <= optim.final_lr <= 1, "optim.final_lr is a share of the peak rate, 0 to 1"),
+        (optim.epochs >= 1 and (optim.steps is None or optim.steps >= 1), "optim.epochs and optim.steps must be 1 or more"),
+        (optim.batch >= 2, "optim.batch must be 2 or more: the other clips of a batch are the negatives"),
+        (optim.accumulate >= 1, "optim.accumulate must be 1 or more"),
+        (optim.clip_norm > 0, "optim.clip_norm must be more than 0"),
+        (min(run.log_every, run.keep) >= 1, "run.log_every and run.keep must be 1 or more"),
+        (
+            min(run.validate_every, run.checkpoint_every, run.threads, run.patience, run.stall_steps, run.seed) >= 0,
+            "run.* must be 0 or more",
+        ),
+        (data.workers >= 0 and data.validation_captions >= 0, "data.workers and data.validation_captions must be 0 or more"),
+        (min(data.limit or 1, data.validation_limit or 1) >= 1, "data.limit and data.validation_limit must be 1 or more"),
+        (recipe.init.model is None or recipe.init.checkpoint is None, "init.model and init.checkpoint exclude each other"),
+    ]
+    for good, message in wrong:
+        if not good:
+            raise UsageProblem(f"{where}: {message}")
+    if not run.name or "/" in run.name or "\\" in run.name or run.name in (".", ".."):
+        raise UsageProblem(f"{where}: run.name is {run.name!r}, it must be usable as a folder's name")

@@ -1,0 +1,97 @@
+"""The end of a run: the best weights as a model directory, with the story of how they came about."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vctool.models.checkpoint import save_model
+from vctool.models.video_colbert import VideoColBERT, count_parameters
+from vctool.runtime.checksums import write_checksums
+from vctool.training.clips import ClipSet
+from vctool.training.recipe import Recipe, recipe_dict
+
+_PACKAGES = ("vctool", "torch", "numpy", "open_clip_torch", "timm", "safetensors", "tokenizers", "av")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what takes part in training, and of Python."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What the run computes on."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def portable(recipe: Recipe) -> dict[str, Any]:
+    """The recipe without the folders of the machine it ran on: paths keep only their last part."""
+
+    def cut(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            changes = {f.name: cut(getattr(value, f.name)) for f in dataclasses.fields(value)}
+            return dataclasses.replace(value, **changes)
+        return Path(value.name) if isinstance(value, Path) else value
+
+    return recipe_dict(cut(recipe))
+
+
+def describe_split(clips: ClipSet) -> dict[str, Any]:
+    """Which clips: the manifest's name and hash, and how many."""
+    return {"manifest": clips.path.name, "sha256": clips.sha256, "clips": len(clips), "captions": len(clips.texts)}
+
+
+def write_result(folder: Path, model: VideoColBERT, story: dict[str, Any]) -> None:
+    """Weights, config, tokenizer, `training.json`, a model card and checksums into the model directory `folder`."""
+    save_model(model, folder)
+    text = json.dumps(story, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / "training.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_card(model, story), encoding="utf-8")
+    write_checksums(folder)
+
+
+def _card(model: VideoColBERT, story: dict[str, Any]) -> str:
+    config, best, data = model.config, story["best"], story["data"]
+    sizes = count_parameters(model)
+    total = config.interaction
+    lines = [
+        f"# {config.name}",
+        "",
+        "A Video-ColBERT text-to-video retrieval model trained with vctool.",
+        "",
+        f"- backbone: {config.backbone.kind} {config.backbone.name}; width {config.embed_dim}; {config.frames} frames; interaction {total}",
+        f"- parameters: {sizes['backbone'] + sizes['temporal']:,}, of them {story['trained_parameters']:,} trained",
+        f"- trained on {data['train']['clips']:,} clips ({data['train']['manifest']}), seed {story['seed']}, step {best['step']:,} of {story['steps']:,}",
+        f"- chosen by {' + '.join(story['chosen_by'])} on {data['validation']['clips']:,} clips ({data['validation']['manifest']}), which are not a test set",
+        "",
+        "| validation | value |",
+        "|---|---|",
+        *(f"| {name} | {value:.4g} |" for name, value in best["metrics"].items() if value is not None and _headline(name)),
+        "",
+        "`training.json` holds the recipe, the whole history, the versions and the hardware.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _headline(name: str) -> bool:
+    return name.split("/")[1] in ("R@1", "R@5", "R@10", "MdR", "nDCG@10", "reversal_accuracy")

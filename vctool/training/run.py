@@ -1,0 +1,139 @@
+"""A run from its first line to its model directory: what `vctool train` calls."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vctool.errors import InputError, Interrupted, UsageProblem, VctoolError
+from vctool.training import checkpoint
+from vctool.training.log import Display, RunLog, clock
+from vctool.training.loop import RunFolder, Trainer
+from vctool.training.prepare import Prepared, prepare
+from vctool.training.recipe import FREE_KEYS, Recipe, differences, load_recipe, recipe_dict, recipe_toml
+from vctool.training.result import describe_split, hardware, portable, versions, write_result
+from vctool.training.stop import stop_requests
+
+RECIPE = "recipe.toml"
+
+
+def output_folder(recipe: Recipe) -> Path:
+    """The run's folder: `run.output`, or `runs/NAME` in the current folder."""
+    return recipe.run.output or Path.cwd() / "runs" / recipe.run.name
+
+
+def train(recipe: Recipe, *, display: Display | None = None) -> dict[str, Any]:
+    """Train from the start. Returns a summary (`model`, `best`, `steps`, …); the model directory is `FOLDER/model`.
+
+    Raises UsageProblem where the folder already holds a run, Interrupted (saved) on Ctrl-C, VctoolError subclasses for
+    whatever else a user can cause.
+    """
+    folder = RunFolder(output_folder(recipe))
+    if checkpoint.checkpoints(folder.checkpoints) or (folder.model / "model.safetensors").exists():
+        raise UsageProblem(
+            f"{folder.root} already holds a run", f"go on with --resume {shlex.quote(str(folder.root))}, or choose another --output"
+        )
+    return _run(recipe, folder, None, display or Display())
+
+
+def resume(root: Path, recipe: Recipe | None = None, *, display: Display | None = None) -> dict[str, Any]:
+    """Go on with the run in folder `root`, exactly as if it had not stopped. Returns what `train` returns.
+
+    recipe: the caller's idea of it; where it differs in a key that changes what is learnt, UsageProblem names the keys.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder", "name the folder of a run (it holds recipe.toml and checkpoints)")
+    folder = RunFolder(root.resolve())
+    content = checkpoint.load_checkpoint(folder.checkpoints)
+    stored = load_recipe(folder.root / RECIPE)
+    wanted = recipe or stored
+    wanted = replace(wanted, run=replace(wanted.run, output=folder.root))
+    changed = [d for d in differences(content["recipe"], recipe_dict(wanted)) if d[0] not in FREE_KEYS]
+    if changed:
+        listed = "; ".join(f"{key}: {_said(old)} then, {_said(new)} now" for key, old, new in changed)
+        raise UsageProblem(f"the recipe is not the one this run began with: {listed}", "resume with the old values, or start a new run")
+    return _run(wanted, folder, content, display or Display())
+
+
+def _run(recipe: Recipe, folder: RunFolder, content: dict[str, Any] | None, display: Display) -> dict[str, Any]:
+    with stop_requests() as stop:
+        try:
+            folder.checkpoints.mkdir(parents=True, exist_ok=True)
+            if content is None:
+                (folder.root / RECIPE).write_text(recipe_toml(recipe), encoding="utf-8")
+        except OSError as problem:
+            raise InputError(f"{folder.root} cannot be written: {problem.strerror}", "choose another --output") from None
+        prepared = prepare(recipe, folder.root, display, stop)
+        if stop.asked:
+            raise Interrupted("stopped before the first step; features are kept", "run the same command again to go on")
+        machine = hardware(prepared.precision.device)
+        about = {"seed": recipe.run.seed, "versions": versions(), "hardware": machine, "command": sys.argv}
+        (folder.root / "run.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        after = content["progress"].step if content is not None else 0
+        with RunLog(folder.root, tensorboard=recipe.run.tensorboard, after=after) as log:
+            trainer = Trainer(prepared, folder, display, log, stop)
+            if content is not None:
+                trainer.restore(content)
+                log.write("resumed", after, {})
+            _announce(prepared, trainer, display)
+            progress = trainer.train()
+            summary = _finish(prepared, folder, progress, machine)
+            log.write("end", progress.step, {"best": summary["best"], "seconds": progress.seconds})
+    display.say(f"trained in {clock(progress.seconds)}; best at step {summary['best']['step']}: {folder.model}")
+    return summary
+
+
+def _announce(prepared: Prepared, trainer: Trainer, display: Display) -> None:
+    optim, plan = prepared.recipe.optim, prepared.plan
+    trained = sum(p.numel() for p in trainer.trained)
+    display.say(
+        f"{trained:,} trained parameters, {len(prepared.train.clips):,} clips ({plan.rows:,} rows an epoch), {prepared.total_steps:,} steps of "
+        f"{optim.batch * optim.accumulate} rows, {prepared.epoch_steps:,} an epoch; {prepared.precision.name} on {prepared.precision.device}"
+    )
+    if trainer.progress.step:
+        display.say(f"going on from step {trainer.progress.step}")
+
+
+def _finish(prepared: Prepared, folder: RunFolder, progress: checkpoint.Progress, machine: dict[str, Any]) -> dict[str, Any]:
+    """The best weights into the model directory, with their story."""
+    best = progress.best
+    if best is None:
+        raise VctoolError("the run ended without a validation", "set run.validate_every below the number of steps")
+    state = checkpoint.read_tensors(folder.best)
+    prepared.model.load_state_dict(state["model"], strict=False)
+    prepared.loss.load_state_dict(state["loss"])
+    data = {"train": describe_split(prepared.train.clips), "validation": describe_split(prepared.validation.clips)}
+    story = {
+        "schema": 1,
+        "best": best,
+        "chosen_by": prepared.best,
+        "seed": prepared.recipe.run.seed,
+        "steps": progress.step,
+        "seconds": round(progress.seconds, 1),
+        "sittings": progress.sittings,
+        "trained_parameters": sum(p.numel() for p in prepared.model.parameters() if p.requires_grad),
+        "log_scale": prepared.loss.log_scale.detach().tolist(),
+        "bias": prepared.loss.bias.detach().tolist(),
+        "data": data,
+        "recipe": portable(prepared.recipe),
+        "history": progress.history,
+        "versions": versions(),
+        "hardware": machine,
+    }
+    write_result(folder.model, prepared.model, story)
+    return {
+        "schema": 1,
+        "run": str(folder.root),
+        "model": str(folder.model),
+        "best": best,
+        "steps": progress.step,
+        "seconds": story["seconds"],
+    }
+
+
+def _said(value: Any) -> str:
+    return "unset" if value is None else str(value)
