@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from store_fixtures import DIM, make_clip, write_store
 
 from vctool.errors import StoreError, VerificationError
-from vctool.store import TokenStore, open_store
+from vctool.store import StoreWriter, TokenStore, open_store
 
 
 @pytest.fixture(scope="module")
@@ -266,3 +266,13 @@ def test_metadata_that_are_not_json_are_seen_when_they_are_read(tmp_path, good):
     with pytest.raises(StoreError, match="metadata of clip 0 are damaged"):
         store.clip_meta(0)
     assert json.dumps(store.clip_meta(1))
+
+
+def test_what_is_not_finite_in_a_foreign_file_is_not_copied_into_ours(tmp_path, good):
+    scales = members(good)["video_scale_T"].copy()
+    scales[7] = np.nan
+    store = open_changed(tmp_path / "theirs.npz", good, video_scale_T=scales)
+    with StoreWriter(tmp_path / "ours.npz", manifest={}, dtype="int8") as writer:
+        writer.add_from(store, 0)
+        with pytest.raises(StoreError, match="'clip 1': a video token is NaN"):
+            writer.add_from(store, 1)

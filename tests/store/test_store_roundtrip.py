@@ -271,3 +271,19 @@ def test_more_than_4_gib_opens_in_milliseconds_in_our_reader_and_in_numpy(tmp_pa
     assert store.clip_ids == ["a"] and np.allclose(np.linalg.norm(store.video_TD.astype(np.float32), axis=1), 1, atol=1e-3)
     with np.load(tmp_path / "clips.npz") as archive:
         assert np.array_equal(archive["video_TD"], store.video_TD)
+
+
+def test_a_writer_carries_on_from_the_manifest_of_an_empty_store(tmp_path):
+    manifest = open_store(write_store(tmp_path / "clips.npz", [])).manifest
+    store = open_store(write_store(tmp_path / "clips.npz", [make_clip("a")], manifest=manifest))
+    store.verify()
+    assert "a" in store and "b" not in store and store.manifest["clips"] == 1
+
+
+def test_an_address_is_copied_as_it_is(tmp_path):
+    source = open_store(write_store(tmp_path / "a.npz", [make_clip("a", path="s3://bucket/a.mp4"), make_clip("b", 1)]))
+    with StoreWriter(tmp_path / "b.npz", manifest=MODEL) as writer:
+        for i in range(2):
+            writer.add_from(source, i)
+        writer.commit()
+    assert open_store(tmp_path / "b.npz").clip_paths == ["s3://bucket/a.mp4", ""]

@@ -120,12 +120,9 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
 
     A reader that has the old file open keeps reading the old file.
     """
-    remove_stale(target)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    file, temporary = _create_beside(target)
     try:
-        with os.fdopen(descriptor, "w+b", buffering=1 << 20) as file:
-            _lock(file)
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -136,6 +133,17 @@ def replacing(target: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(target.parent)
+
+
+def _create_beside(target: Path) -> tuple[BinaryIO, Path]:
+    while True:
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        file = os.fdopen(descriptor, "w+b", buffering=1 << 20)
+        # Between the two lines above, another writer's `remove_stale` can have taken the file for a leftover.
+        if not _lock(file, wait=True) or temporary.exists():
+            return file, temporary
+        file.close()
 
 
 def remove_stale(target: Path) -> None:
@@ -150,13 +158,13 @@ def _escaped(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
-def _lock(file: BinaryIO) -> bool:
+def _lock(file: BinaryIO, wait: bool = False) -> bool:
     try:
         import fcntl
     except ImportError:  # Windows: leftovers stay, an open file cannot be removed by accident either
         return False
     try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
@@ -167,10 +175,14 @@ def _replace(temporary: Path, target: Path) -> None:
         try:
             os.replace(temporary, target)  # noqa: PTH105
             return
-        except PermissionError:
+        except PermissionError as problem:
             # Windows refuses while another process has the old file open, and virus scanners do so for a moment.
-            if os.name != "nt" or wait is None:
+            if os.name != "nt":
                 raise
+            if wait is None:
+                raise StoreError(
+                    f"{target}: is open in another program: nothing was changed", "close that program and try again"
+                ) from problem
             time.sleep(wait)
 
 

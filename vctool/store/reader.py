@@ -98,6 +98,9 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.frame_offsets) - 1
 
+    def __contains__(self, clip_id: object) -> bool:
+        return clip_id in self._index
+
     def __enter__(self) -> Self:
         return self
 

@@ -59,7 +59,7 @@ class StoreWriter:
         self.dtype: StoreDtype = dtype
         self._target = Path(os.path.realpath(self.path))  # a link stays a link; the file it names is replaced
         self._manifest = _plain_manifest(manifest, self.path)
-        self._dim: int | None = self._manifest.get("dim")
+        self._dim: int | None = self._manifest.get("dim") or None  # the manifest of a store without clips says 0
         self._ids: set[str] = set()
         self._ends = array("q")  # for each clip, how many rows each of _COUNTED has after it
         self._parts: dict[str, Part] = {}
@@ -110,7 +110,7 @@ class StoreWriter:
 
         Raises StoreError if that store has another dtype, width or model, or as `add` does.
         """
-        clip_id, theirs, ours = store.clip_id(index), store.manifest.get("model", {}), self._manifest.get("model", {})
+        clip_id, theirs, ours = store.clip_id(index), _model(store.manifest), _model(self._manifest)
         if store.dtype != self.dtype:
             raise StoreError(f"{store.path} holds {store.dtype} tokens, {self.path} {self.dtype}", "convert one of them first")
         if ours.get("sha256") and theirs.get("sha256") and ours["sha256"] != theirs["sha256"]:
@@ -119,9 +119,15 @@ class StoreWriter:
             )
         if self._dim is not None and store.dim != self._dim:
             raise StoreError(f"clip {clip_id!r}: tokens are {store.dim} wide, the store holds {self._dim}", "index with one model only")
-        path = store.resolve_path(index)
         rows = (store.rows("frame", index), store.rows("video", index))
-        self._append(clip_id, "" if path is None else str(path), store.clip_meta(index), store.dim, rows)
+        for branch, (token_TD, _, scale_T) in zip(BRANCHES, rows, strict=True):
+            # A checksum says that bytes are what they were, not that they ever were good: files of foreign make come here too.
+            if not (np.isfinite(token_TD).all() and (scale_T is None or np.isfinite(scale_T).all())):
+                raise StoreError(
+                    f"clip {clip_id!r}: a {branch} token is NaN or infinite", f"index this clip again; it came from {store.path}"
+                )
+        path = store.resolve_path(index)
+        self._append(clip_id, store.clip_path(index) if path is None else str(path), store.clip_meta(index), store.dim, rows)
 
     def commit(self) -> dict[str, Any]:
         """Assemble the store, sync it to disk and move it into place. Returns its manifest.
@@ -224,6 +230,11 @@ def _add_part(archive: ArchiveWriter, name: str, part: Part | ArrayPart) -> dict
     digest = hashlib.sha256()
     archive.add(f"{name}.npy", len(part.header) + part.nbytes, part.blocks(digest))
     return {"sha256": digest.hexdigest(), "shape": list(part.shape), "dtype": part.dtype.name}
+
+
+def _model(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    model = manifest.get("model")
+    return model if isinstance(model, dict) else {}
 
 
 def _plain_manifest(manifest: Mapping[str, Any], path: Path) -> dict[str, Any]:
