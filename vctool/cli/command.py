@@ -83,7 +83,7 @@ class Group(click.Group):
             raise _ReaderLeftError from None  # click would make an exit code 1 of it
         return result
 
-    def main(  # type: ignore[override]
+    def main(
         self,
         args: Sequence[str] | None = None,
         prog_name: str | None = None,

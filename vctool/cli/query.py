@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vctool.runtime.search import Hit, SearchResult
     from vctool.store import TokenStore
 
-_WORDS = 4  # shown a hit
+_WORDS_WIDE, _WORDS_NARROW, _WIDE = 5, 3, 100  # words shown a hit, by the width of the terminal
 _BLOCK = 64  # queries of a file answered in one pass over the store
 
 
@@ -133,17 +133,23 @@ def _show(result: SearchResult, titled: bool, explain: bool) -> None:
         table.columns[column].no_wrap = True
         table.columns[column].justify = "right"
     for hit in result.hits:
-        table.add_row(str(hit.rank), f"{hit.score:.3f}", Text(hit.id), clock(hit.evidence.best_second), Text(_words(hit)))
+        table.add_row(
+            str(hit.rank),
+            f"{hit.score:.3f}",
+            Text(hit.id),
+            clock(hit.evidence.best_second),
+            Text(_words(hit, _WORDS_WIDE if console.width >= _WIDE else _WORDS_NARROW)),
+        )
     console.print(table)
     if explain:
         for hit in result.hits:
             _explain(hit, result)
 
 
-def _words(hit: Hit) -> str:
-    """The words with the largest shares, in their order in the query."""
+def _words(hit: Hit, count: int) -> str:
+    """The words with the largest shares, in their order in the query; words that speak against the clip hit nothing."""
     words = hit.evidence.words
-    strongest = sorted(range(len(words)), key=lambda i: (-words[i].share, i))[:_WORDS]
+    strongest = sorted((i for i, word in enumerate(words) if word.share > 0), key=lambda i: (-words[i].share, i))[:count]
     return " · ".join(f"{words[i].text} {_when(words[i].second)}" for i in sorted(strongest))
 
 

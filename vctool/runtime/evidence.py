@@ -106,8 +106,7 @@ class _Match:
         self.similarity_MT: Float64 = query_MD.astype(np.float64) @ plain_TD.T
 
     def second(self, row: int) -> float | None:
-        time = float(self.time_T[self.best_M[row]])
-        return None if np.isnan(time) else time
+        return _seconds(self.time_T[self.best_M[row]])
 
 
 def _token(query: QueryTokens, token: int, row: int, frame: _Match | None, video: _Match | None) -> TokenEvidence:
@@ -148,4 +147,9 @@ def _best_second(rows: list[int], frame: _Match | None, video: _Match | None) ->
     time_T, relevance_T = curves[0]
     if len(curves) == 2 and np.array_equal(curves[0][0], curves[1][0]):
         relevance_T = relevance_T + curves[1][1]
-    return float(time_T[relevance_T.argmax()])
+    return _seconds(time_T[relevance_T.argmax()])
+
+
+def _seconds(time: float) -> float | None:
+    """Stores keep times as float32: to a microsecond, 0.1 is 0.1 again."""
+    return None if np.isnan(time) else round(float(time), 6)
