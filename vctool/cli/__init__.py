@@ -11,6 +11,10 @@ from vctool.cli.command import Group, LazyCommand
 COMMANDS: dict[str, LazyCommand] = {
     "index": ("vctool.cli.index", "index", "Build or update a token store from videos."),
     "query": ("vctool.cli.query", "query", "Find clips by a sentence, and see why."),
+    "train": ("vctool.cli.train", "train", "Train a model from a recipe."),
+    "evaluate": ("vctool.cli.evaluate", "evaluate", "Metrics of a model, a store or a similarity matrix."),
+    "compare": ("vctool.cli.compare", "compare", "Is result B better than result A? A paired test."),
+    "data": ("vctool.cli.data", "data", "Benchmarks: what is known of them, and what of them is here."),
     "info": ("vctool.cli.info", "info", "Say what a path is: model directory, token store, video."),
     "doctor": ("vctool.cli.doctor", "doctor", "Say what this machine can do, and how to mend what it cannot."),
     "completion": ("vctool.cli.completion", "completion", "Print the completion script for a shell."),

@@ -3,89 +3,100 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from vctool.cli.command import command
+from vctool.cli.console import amount, print_json
+from vctool.cli.options import PATH, json_option
+from vctool.errors import MissingExtraError, UsageProblem
 
-@click.command(short_help="Train a model from a recipe.")
-@click.argument("recipe", required=False, type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the recipe, such as optim.lr=1e-3. Repeatable."
+if TYPE_CHECKING:
+    from vctool.training.recipe import Recipe
+
+
+@command(
+    "train",
+    examples=(
+        "vctool train recipe.toml --dry-run",
+        "vctool train recipe.toml --set optim.lr=1e-3 --set data.cache=/fast/cache -o runs/first",
+        "vctool train --resume runs/first",
+    ),
 )
-@click.option("--resume", "run", type=click.Path(path_type=Path, file_okay=False), help="Go on with the run in this folder.")
-@click.option("--output", "-o", type=click.Path(path_type=Path, file_okay=False), help="The run's folder. [default: runs/NAME]")
-@click.option("--seed", type=click.IntRange(0), help="Seed of weights, batches and captions.")
+@click.argument("recipe", required=False, type=PATH, metavar="RECIPE.toml")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the recipe, such as optim.lr=1e-3; repeatable."
+)
+@click.option("--resume", "run", type=PATH, metavar="RUN", help="Go on with the run in this folder, exactly as if it had not stopped.")
+@click.option("-o", "--output", type=PATH, metavar="RUN", help="The run's folder.  [default: run.output, or runs/NAME]")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the weights, the batches and the captions.")
 @click.option("--dry-run", is_flag=True, help="Say what the run would do and cost; train nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress.")
-def train(
-    recipe: Path | None,
-    overrides: tuple[str, ...],
-    run: Path | None,
-    output: Path | None,
-    seed: int | None,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Train a model from RECIPE.toml and leave it in FOLDER/model, ready to index and query.
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no talk.")
+@json_option
+def train(recipe: Path | None, run: Path | None, output: Path | None, dry_run: bool, quiet: bool, as_json: bool, **changes: Any) -> None:
+    """Train a model from RECIPE.toml; it lies in RUN/model at the end, ready to index and query.
 
-    Ctrl-C saves and says how to go on. A run that went on with --resume ends as if it had never stopped.
+    Paths in the recipe are relative to its folder, those of --set to the current one. Ctrl-C saves and says how to go on.
     """
-    from vctool.errors import MissingExtraError, UsageProblem
-
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError("torch", "train")
     if recipe is None and run is None:
-        raise UsageProblem("no recipe", "name a RECIPE.toml, or --resume the folder of a run")
+        raise UsageProblem("no recipe given", "name a RECIPE.toml, or --resume RUN to go on with a run")
     if run is not None and output is not None:
         raise UsageProblem("--resume and --output exclude each other", "a run goes on in its own folder")
-    import dataclasses
+    from vctool.training.run import output_folder, resume, start, stored_recipe
 
-    from vctool.training.log import Display
-    from vctool.training.recipe import load_recipe
-    from vctool.training.run import RECIPE, output_folder, resume
-    from vctool.training.run import train as start
-
-    settings = None
-    if recipe is not None or overrides or seed is not None:
-        assert recipe is not None or run is not None
-        settings = load_recipe(recipe if recipe is not None else Path(run or ".") / RECIPE, overrides)
-        changes = {"output": output.resolve()} if output is not None else {}
-        settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, **changes))
-        if seed is not None:
-            settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, seed=seed))
-    display = Display(quiet=quiet)
+    named = recipe if recipe is not None else stored_recipe(run or Path())
+    settings = _settings(named, output, **changes)
     if dry_run:
-        from vctool.training.prepare import estimate
+        from vctool.training.estimate import estimate
 
-        settings = settings or load_recipe(Path(run or ".") / RECIPE)
-        plan = estimate(settings, output_folder(settings))
-        click.echo(json.dumps(plan, indent=2) if as_json else "\n".join(_plan_lines(plan)))
+        plan = estimate(settings, run or output_folder(settings))
+        if as_json:
+            print_json(plan)
+        else:
+            click.echo("\n".join(_plan_lines(plan)))
         return
-    summary = resume(run, settings, display=display) if run is not None else start(settings, display=display)  # type: ignore[arg-type]
+    from vctool.training.display import Display
+
+    display = Display(quiet=quiet)
+    summary = start(settings, display=display) if run is None else resume(run, settings, display=display)
     from vctool_export import export_graphs
 
-    export_graphs(Path(summary["model"]))
+    export_graphs(Path(summary["model"]), progress=display.say)
     if as_json:
-        click.echo(json.dumps(summary))
+        print_json(summary)
     else:
         click.echo(summary["model"])
 
 
-def _plan_lines(plan: dict[str, object]) -> list[str]:
-    lines = []
-    for key, value in plan.items():
-        if key == "schema":
-            continue
-        shown = ", ".join(f"{k} {_number(v)}" for k, v in value.items()) if isinstance(value, dict) else _number(value)
-        lines.append(f"{key.replace('_', ' '):16} {shown}")
-    return lines
+def _settings(recipe: Path, output: Path | None, overrides: tuple[str, ...], seed: int | None) -> Recipe:
+    from dataclasses import replace
+
+    from vctool.training.recipe import load_recipe
+
+    settings = load_recipe(recipe, overrides)
+    if seed is not None:
+        settings = replace(settings, run=replace(settings.run, seed=seed))
+    if output is not None:
+        settings = replace(settings, run=replace(settings.run, output=output.resolve()))
+    return settings
 
 
-def _number(value: object) -> str:
-    if isinstance(value, list):
-        return " + ".join(map(str, value))
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def _plan_lines(plan: dict[str, Any]) -> list[str]:
+    sizes, train, cache = plan["parameters"], plan["train"], plan["cache"]
+    facts = {
+        "parameters": f"{sizes['trained']:,} trained of {sizes['backbone'] + sizes['temporal']:,}; temporal encoder {sizes['temporal']:,}",
+        "training": f"{train['clips']:,} clips, {train['captions']:,} captions, {train['rows_per_epoch']:,} rows an epoch",
+        "validation": f"{plan['validation']['clips']:,} clips; best by {' + '.join(plan['validation']['best'])}",
+        "length": f"{plan['steps']:,} steps, {plan['steps_per_epoch']:,} an epoch, of {plan['batch']:,} rows x {plan['accumulate']}",
+        "device": f"{plan['device']}, {plan['precision']}",
+        "to prepare": f"{cache['missing_clips']:,} clips ({cache['what']}, {amount(cache['bytes'])})",
+    }
+    if train["without_caption"]:
+        facts["left out"] = f"{train['without_caption']:,} clips without a caption"
+    if cache["unreadable_clips"]:
+        facts["missing"] = f"{cache['unreadable_clips']:,} files are not there"
+    return [f"{name:12}{fact}" for name, fact in facts.items()]

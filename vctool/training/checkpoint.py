@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -95,7 +95,7 @@ def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             recorder = _Recorder(file)
-            torch.save(dict(content), recorder)
+            torch.save(dict(content), cast(IO[bytes], recorder))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -129,8 +129,10 @@ def tensors_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class _Recorder(io.RawIOBase):
     """A file that remembers why a write failed."""
 
-    def __init__(self, file: Any) -> None:
-        self.file, self.problem = file, None
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self.file = file
+        self.problem: OSError | None = None
 
     def writable(self) -> bool:
         return True

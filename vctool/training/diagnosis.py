@@ -10,8 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 SATURATED = 8.0  # a pair whose logit is this far on one side: sigmoid within 0.0004 of its end
+_MANY_STUCK = 0.2  # share of pairs
+_NOTHING_LEFT = 0.995  # share of pairs
 _DEAD_SPREAD = 1e-3  # of cosines
-_LOPSIDED = 20.0
+_NO_LEAD = 0.1  # of the deviation
+_LOPSIDED = 20.0  # times
+_CUT_HARD = 20.0  # times
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,10 @@ def start_lines(reports: Sequence[BranchReport], sigmoid: bool) -> list[str]:
         if sigmoid:
             line += f"; logits {r.positive_logit:.1f} and {r.negative_logit:.1f}; {100 * r.stuck:.0f} % of pairs start on the wrong side"
         lines.append(line)
-    if sigmoid and any(_bias_far(r) for r in reports):
-        worst = max(reports, key=lambda r: r.stuck)
-        lines.append(
-            f"the bias {worst.bias:.1f} is far from these scores (calibrated: {worst.calibrated:.1f}); loss.calibrate_bias = true starts there"
-        )
+    worst = _worst_bias(reports)
+    if sigmoid and worst is not None:
+        where = f"the bias {worst.bias:.1f} is far from these scores (calibrated: {worst.calibrated:.1f})"
+        lines.append(f"{where}; loss.calibrate_bias = true starts there")
     return lines
 
 
@@ -107,49 +110,50 @@ def explain_stall(
     if warming_up:
         reasons.append("the learning rate is still rising: wait until the warm-up is over")
     if sigmoid:
-        far = [r for r in reports if _bias_far(r)]
-        if far:
-            worst = max(far, key=lambda r: r.stuck)
-            reasons.append(
-                f"{100 * worst.stuck:.0f} % of the pairs of branch {worst.branch} lie far on the wrong side: the bias {worst.bias:.1f} has to travel to "
-                f"about {worst.calibrated:.1f} first; set loss.calibrate_bias = true"
-            )
-        elif reports and all(r.settled > 0.995 for r in reports):
-            reasons.append(
-                "nearly all pairs are settled: nothing is left to learn from these negatives; use larger batches, or groups of alike clips"
-            )
-    for r in reports:
-        if r.spread < _DEAD_SPREAD:
-            reasons.append(
-                f"branch {r.branch} gives every pair the same score (deviation {r.spread:.1e}): its tokens have collapsed, lower optim.lr"
-            )
-        elif abs(r.positive - r.negative) < 0.02 * r.spread and not far_from_chance(r):
-            reasons.append(f"branch {r.branch} does not tell right pairs from wrong ones yet: check that captions belong to their clips")
-    if len(reports) == 2:
-        weak, strong = sorted(reports, key=lambda r: r.gradient)
-        if strong.gradient > _LOPSIDED * max(weak.gradient, 1e-12):
-            reasons.append(
-                f"branch {strong.branch} pulls {strong.gradient / max(weak.gradient, 1e-12):.0f} times harder than branch {weak.branch}; "
-                'try loss.kind = "dual_sigmoid_equalized" or loss.separate_scale = true'
-            )
+        reasons += _about_bias(reports)
+    reasons += _about_branches(reports)
     if shared_captions > 0.05:
-        reasons.append(
-            f"{100 * shared_captions:.0f} % of a batch's other clips have the same caption: more distinct captions, or smaller batches"
-        )
-    if gradient_norm > 20 * clip_norm:
+        share = f"{100 * shared_captions:.0f} % of a batch's other clips have the same caption"
+        reasons.append(f"{share}: more distinct captions, or smaller batches")
+    if gradient_norm > _CUT_HARD * clip_norm:
         reasons.append(f"gradients of norm {gradient_norm:.3g} are cut to {clip_norm:g}: raise optim.clip_norm or calibrate the bias")
     if peak_lr < 3e-5:
         reasons.append(f"optim.lr = {peak_lr:g} is small for modules that start from nothing: 1e-4 to 1e-3 is usual")
     return reasons or ["nothing stands out: the run may be done, or optim.lr may be too high; watch the validation metrics"]
 
 
-def far_from_chance(report: BranchReport) -> bool:
-    """Whether right pairs score higher than wrong ones by more than the noise of a batch."""
-    return report.positive - report.negative > 0.1 * report.spread
+def _about_bias(reports: Sequence[BranchReport]) -> list[str]:
+    worst = _worst_bias(reports)
+    if worst is not None:
+        share = f"{100 * worst.stuck:.0f} % of the pairs of branch {worst.branch} lie far on the wrong side"
+        way = f"the bias {worst.bias:.1f} has to travel to about {worst.calibrated:.1f} first"
+        return [f"{share}: {way}; set loss.calibrate_bias = true"]
+    if reports and all(r.settled > _NOTHING_LEFT for r in reports):
+        return ["nearly all pairs are settled, nothing is left to learn from these negatives: larger batches, or groups of alike clips"]
+    return []
 
 
-def _bias_far(report: BranchReport) -> bool:
-    return report.stuck > 0.2
+def _about_branches(reports: Sequence[BranchReport]) -> list[str]:
+    reasons = []
+    for r in reports:
+        if r.spread < _DEAD_SPREAD:
+            reasons.append(
+                f"branch {r.branch} gives every pair the same score (deviation {r.spread:.1e}), its tokens have collapsed: lower optim.lr"
+            )
+        elif r.positive - r.negative < _NO_LEAD * r.spread:
+            reasons.append(f"branch {r.branch} does not tell right pairs from wrong ones: check that the captions belong to their clips")
+    if len(reports) == 2:
+        weak, strong = sorted(reports, key=lambda r: r.gradient)
+        if strong.gradient > _LOPSIDED * weak.gradient:
+            times = f"branch {strong.branch} pulls {strong.gradient / max(weak.gradient, 1e-12):.0f} times harder than branch {weak.branch}"
+            reasons.append(f'{times}: try loss.kind = "dual_sigmoid_equalized" or loss.separate_scale = true')
+    return reasons
+
+
+def _worst_bias(reports: Sequence[BranchReport]) -> BranchReport | None:
+    """The branch with most pairs stuck on the wrong side, if they are many: one positive in B does not count."""
+    far = [r for r in reports if r.stuck > _MANY_STUCK]
+    return max(far, key=lambda r: r.stuck) if far else None
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -1,18 +1,12 @@
-"""What a run writes down: `log.jsonl`, TensorBoard where it is installed, and lines or a bar for whoever watches."""
+"""What a run writes down: `log.jsonl`, and TensorBoard where it is installed."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-Say = Callable[[str], None]
 
 
 class RunLog:
@@ -66,7 +60,7 @@ def _cut(path: Path, after: int) -> None:
             continue
     temporary = path.with_suffix(".partial")
     temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _board(folder: Path, after: int) -> Any:
@@ -74,79 +68,4 @@ def _board(folder: Path, after: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=after + 1 if after else None)  # type: ignore[no-untyped-call]
-
-
-class Display:
-    """Talk on stderr: a bar with rate and time left on a terminal, plain lines elsewhere, nothing when `quiet`."""
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet = quiet
-        self.live = not quiet and sys.stderr.isatty()
-
-    def say(self, line: str) -> None:
-        """One line, above the bar if there is one."""
-        if self.quiet:
-            return
-        if self.live:
-            from rich.console import Console
-
-            Console(stderr=True, highlight=False).print(line, markup=False) if self._bar is None else self._bar.console.print(
-                line, markup=False
-            )
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    _bar: Any = None
-
-    @contextmanager
-    def bar(self, what: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[[int, str], None]]:
-        """A progress bar; call what it yields with how many are done, and a note such as the loss."""
-        if not self.live:
-            yield self._lines(what, total, unit, done)
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        )  # fmt: skip
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            self._bar = bar
-            task = bar.add_task(what, total=total, completed=done, rate="", note="")
-            began = time.monotonic()
-
-            def update(now: int, note: str = "") -> None:
-                rate = (now - done) / max(time.monotonic() - began, 1e-9)
-                bar.update(task, completed=now, rate=f"{rate:.1f} {unit}/s", note=note)
-
-            try:
-                yield update
-            finally:
-                self._bar = None
-
-    def _lines(self, what: str, total: int, unit: str, done: int) -> Callable[[int, str], None]:
-        began = last = time.monotonic()
-
-        def update(now: int, note: str = "") -> None:
-            nonlocal last
-            moment = time.monotonic()
-            if moment - last < 10 and now < total:
-                return
-            last = moment
-            rate = (now - done) / max(moment - began, 1e-9)
-            left = (total - now) / rate if rate > 0 else 0.0
-            self.say(f"{what} {now}/{total}, {rate:.1f} {unit}/s, {clock(left)} left{', ' + note if note else ''}")
-
-        return update
-
-
-def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
-
-
-Bar = AbstractContextManager[Callable[[int, str], None]]
+    return SummaryWriter(str(folder), purge_step=after + 1 if after else None)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +11,13 @@ import torch
 from vctool.errors import InputError, Interrupted, UsageProblem
 from vctool.models.checkpoint import build_model, load_model
 from vctool.models.losses import LossConfig, RetrievalLoss
-from vctool.models.video_colbert import VideoColBERT, count_parameters
+from vctool.models.video_colbert import VideoColBERT
 from vctool.preprocessing.tokenizer import Tokenizer
 from vctool.training.batches import BatchPlan
 from vctool.training.checkpoint import seed_everything
 from vctool.training.clips import ClipSet, read_clips, refuse_overlap
-from vctool.training.features import FrameData, clip_keys, decode_pool, frame_cache, prepare_frames, towers_frozen
-from vctool.training.log import Display
+from vctool.training.display import Display, Update
+from vctool.training.features import FrameData, Report, decode_pool, frame_cache, prepare_frames, towers_frozen
 from vctool.training.optimizer import freeze_pretrained
 from vctool.training.precision import Precision, choose_precision
 from vctool.training.recipe import Recipe
@@ -98,10 +95,13 @@ def prepare(recipe: Recipe, folder: Path, display: Display, stop: StopRequest) -
     cache = recipe.data.cache or folder / "cache"
     tokenizer = _tokenizer(model, folder / "model")
 
-    def watched(done: int, update: Callable[[int, str], None]) -> None:
-        update(done, "")
-        if stop.asked:
-            raise Interrupted("stopped while preparing features; those that are done are kept", "run the same command again to go on")
+    def reporting(update: Update) -> Report:
+        def report(done: int, _: int) -> None:
+            update(done)
+            if stop.asked:
+                raise Interrupted("stopped while preparing features; those that are done are kept", "run the same command again to go on")
+
+        return report
 
     store = frame_cache(model, cache, frozen=frozen, precision=precision, decoder=recipe.data.decoder)
     splits = []
@@ -109,17 +109,13 @@ def prepare(recipe: Recipe, folder: Path, display: Display, stop: StopRequest) -
         for name, clips in (("train", train_set), ("validation", validation_set)):
             inputs = [clip.input for clip in clips.clips]
             with display.bar(f"{name} clips", len(inputs), "clips") as update:
-                frames = prepare_frames(
-                    model, store, inputs, decode, frozen=frozen, precision=precision, report=lambda n, _, u=update: watched(n, u)
-                )
+                frames = prepare_frames(model, store, inputs, decode, frozen=frozen, precision=precision, report=reporting(update))
             splits.append((_usable(clips, frames, recipe.data.strict, display), frames))
     queries = choose_queries(splits[1][0], recipe.data.validation_captions)
     texts = []
     for name, wanted in (("train", splits[0][0].texts), ("validation", queries.texts)):
         with display.bar(f"{name} captions", len(wanted), "captions") as update:
-            data = prepare_texts(
-                model, tokenizer, wanted, cache, frozen=frozen, precision=precision, report=lambda n, _, u=update: watched(n, u)
-            )
+            data = prepare_texts(model, tokenizer, wanted, cache, frozen=frozen, precision=precision, report=reporting(update))
         if data.truncated:
             display.say(
                 f"{data.truncated} of {len(wanted)} {name} captions are longer than {recipe.model.query.max_length} tokens and are cut"
@@ -141,49 +137,6 @@ def make_plan(recipe: Recipe, train: ClipSet) -> BatchPlan:
             f"an epoch has {plan.batches} batches, fewer than optim.accumulate = {optim.accumulate}", "lower one of batch and accumulate"
         )
     return plan
-
-
-def estimate(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """What a run would do (`--dry-run`): sizes, steps, and how much has to be computed first. Writes nothing but cache folders."""
-    precision = choose_precision(recipe.optim.precision)
-    train, validation = read_splits(recipe)
-    model, _ = make_model(recipe, precision.device)
-    plan = make_plan(recipe, train)
-    frozen = towers_frozen(model.backbone, recipe.optim.freeze_backbone)
-    parameters = count_parameters(model)
-    parameters["trained"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    clips = [clip.input for clip in (*train.clips, *validation.clips)]
-    with tempfile.TemporaryDirectory() as elsewhere:
-        root = recipe.data.cache or folder / "cache"
-        store = frame_cache(
-            model, root if root.exists() else Path(elsewhere), frozen=frozen, precision=precision, decoder=recipe.data.decoder
-        )
-        keys, failed = clip_keys(clips)
-        missing = [i for i in store.missing(keys) if i not in failed]
-        row_bytes = store.row_bytes
-    epoch_steps = max(1, plan.batches // recipe.optim.accumulate)
-    return {
-        "schema": 1,
-        "parameters": parameters,
-        "device": str(precision.device),
-        "precision": precision.name,
-        "train": {"clips": len(train), "rows_per_epoch": plan.rows, "captions": len(train.texts), "without_caption": train.silent},
-        "validation": {"clips": len(validation), "best": parse_best(recipe.run.best, recipe.model.interaction, _paired(validation))},
-        "batch": recipe.optim.batch,
-        "accumulate": recipe.optim.accumulate,
-        "steps_per_epoch": epoch_steps,
-        "steps": recipe.optim.steps or recipe.optim.epochs * epoch_steps,
-        "cache": {
-            "what": "frame maps" if frozen else "pixels",
-            "missing_clips": len(missing),
-            "unreadable_clips": len(failed),
-            "bytes": len(missing) * row_bytes,
-        },
-    }
-
-
-def _paired(clips: ClipSet) -> bool:
-    return bool(len(choose_queries(clips, 1).pair_P))
 
 
 def _loss_config(recipe: Recipe, model: VideoColBERT) -> LossConfig:

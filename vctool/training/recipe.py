@@ -123,7 +123,22 @@ class Recipe:
 
 # Keys that do not change what is learnt: a run may be resumed under other values.
 FREE_KEYS = frozenset(
-    "data.cache data.workers run.name run.output run.log_every run.checkpoint_every run.keep run.stall_steps run.tensorboard".split()
+    (
+        # where things lie: what the clips and captions are is checked by their fingerprint
+        "data.train",
+        "data.validation",
+        "data.test",
+        "data.cache",
+        "run.output",
+        # how the work is done and told
+        "data.workers",
+        "run.name",
+        "run.log_every",
+        "run.checkpoint_every",
+        "run.keep",
+        "run.stall_steps",
+        "run.tensorboard",
+    )
 )
 _PATHS = (
     ("init", "checkpoint"),

@@ -70,18 +70,19 @@ def write_result(folder: Path, model: VideoColBERT, story: dict[str, Any]) -> No
 
 
 def _card(model: VideoColBERT, story: dict[str, Any]) -> str:
-    config, best, data = model.config, story["best"], story["data"]
-    sizes = count_parameters(model)
-    total = config.interaction
+    config, best, sizes = model.config, story["best"], count_parameters(model)
+    train, validation = story["data"]["train"], story["data"]["validation"]
     lines = [
         f"# {config.name}",
         "",
         "A Video-ColBERT text-to-video retrieval model trained with vctool.",
         "",
-        f"- backbone: {config.backbone.kind} {config.backbone.name}; width {config.embed_dim}; {config.frames} frames; interaction {total}",
+        f"- backbone: {config.backbone.kind} {config.backbone.name}",
+        f"- width {config.embed_dim}, {config.frames} frames, interaction {config.interaction}",
         f"- parameters: {sizes['backbone'] + sizes['temporal']:,}, of them {story['trained_parameters']:,} trained",
-        f"- trained on {data['train']['clips']:,} clips ({data['train']['manifest']}), seed {story['seed']}, step {best['step']:,} of {story['steps']:,}",
-        f"- chosen by {' + '.join(story['chosen_by'])} on {data['validation']['clips']:,} clips ({data['validation']['manifest']}), which are not a test set",
+        f"- trained on {train['clips']:,} clips ({train['manifest']}), seed {story['seed']}",
+        f"- weights of step {best['step']:,} of {story['steps']:,}, chosen by {' + '.join(story['chosen_by'])}",
+        f"- chosen on {validation['clips']:,} clips ({validation['manifest']}), so the numbers below flatter it a little",
         "",
         "| validation | value |",
         "|---|---|",

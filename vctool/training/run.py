@@ -11,7 +11,8 @@ from typing import Any
 
 from vctool.errors import InputError, Interrupted, UsageProblem, VctoolError
 from vctool.training import checkpoint
-from vctool.training.log import Display, RunLog, clock
+from vctool.training.display import Display, clock
+from vctool.training.log import RunLog
 from vctool.training.loop import RunFolder, Trainer
 from vctool.training.prepare import Prepared, prepare
 from vctool.training.recipe import FREE_KEYS, Recipe, differences, load_recipe, recipe_dict, recipe_toml
@@ -26,7 +27,7 @@ def output_folder(recipe: Recipe) -> Path:
     return recipe.run.output or Path.cwd() / "runs" / recipe.run.name
 
 
-def train(recipe: Recipe, *, display: Display | None = None) -> dict[str, Any]:
+def start(recipe: Recipe, *, display: Display | None = None) -> dict[str, Any]:
     """Train from the start. Returns a summary (`model`, `best`, `steps`, …); the model directory is `FOLDER/model`.
 
     Raises UsageProblem where the folder already holds a run, Interrupted (saved) on Ctrl-C, VctoolError subclasses for
@@ -40,17 +41,21 @@ def train(recipe: Recipe, *, display: Display | None = None) -> dict[str, Any]:
     return _run(recipe, folder, None, display or Display())
 
 
+def stored_recipe(root: Path) -> Path:
+    """The recipe file of a run. Raises InputError where `root` is not the folder of one."""
+    if not (root / RECIPE).is_file():
+        raise InputError(f"{root} is not the folder of a run: it has no {RECIPE}", "name the folder that `vctool train` made")
+    return root / RECIPE
+
+
 def resume(root: Path, recipe: Recipe | None = None, *, display: Display | None = None) -> dict[str, Any]:
-    """Go on with the run in folder `root`, exactly as if it had not stopped. Returns what `train` returns.
+    """Go on with the run in folder `root`, exactly as if it had not stopped. Returns what `start` returns.
 
     recipe: the caller's idea of it; where it differs in a key that changes what is learnt, UsageProblem names the keys.
     """
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder", "name the folder of a run (it holds recipe.toml and checkpoints)")
     folder = RunFolder(root.resolve())
+    wanted = recipe or load_recipe(stored_recipe(folder.root))
     content = checkpoint.load_checkpoint(folder.checkpoints)
-    stored = load_recipe(folder.root / RECIPE)
-    wanted = recipe or stored
     wanted = replace(wanted, run=replace(wanted.run, output=folder.root))
     changed = [d for d in differences(content["recipe"], recipe_dict(wanted)) if d[0] not in FREE_KEYS]
     if changed:
@@ -88,12 +93,11 @@ def _run(recipe: Recipe, folder: RunFolder, content: dict[str, Any] | None, disp
 
 
 def _announce(prepared: Prepared, trainer: Trainer, display: Display) -> None:
-    optim, plan = prepared.recipe.optim, prepared.plan
+    optim, clips = prepared.recipe.optim, len(prepared.train.clips)
     trained = sum(p.numel() for p in trainer.trained)
-    display.say(
-        f"{trained:,} trained parameters, {len(prepared.train.clips):,} clips ({plan.rows:,} rows an epoch), {prepared.total_steps:,} steps of "
-        f"{optim.batch * optim.accumulate} rows, {prepared.epoch_steps:,} an epoch; {prepared.precision.name} on {prepared.precision.device}"
-    )
+    length = f"{prepared.total_steps:,} steps of {optim.batch * optim.accumulate} rows, {prepared.epoch_steps:,} an epoch"
+    where = f"{prepared.precision.name} on {prepared.precision.device}"
+    display.say(f"{trained:,} trained parameters, {clips:,} clips ({prepared.plan.rows:,} rows an epoch), {length}; {where}")
     if trainer.progress.step:
         display.say(f"going on from step {trainer.progress.step}")
 
