@@ -73,7 +73,7 @@ class DecodePool:
         self._count, self._config, self._decoder = count, transform_config, decoder
         setup = {"count": count, "decoder": decoder, "transform": None if transform_config is None else to_dict(transform_config)}
         self._workers = [_Worker(setup, timeout_s) for _ in range(workers)]
-        self._running = False
+        self._run: _Run | None = None
 
     def run(self, inputs: Iterable[VideoInput], *, ordered: bool = True) -> Iterator[DecodeResult]:
         """One result for each input, in the order of the inputs unless `ordered` is false.
@@ -82,19 +82,21 @@ class DecodePool:
         the speed of the taker. Leaving the loop early, or an exception in it, stops the work. Raises VctoolError where
         no worker process can be started.
         """
-        if self._running:
+        if not self._workers:
+            yield from self._here(inputs)
+            return
+        if self._run is not None:
             raise UsageProblem("this pool is already decoding: take all results of one run before the next")
-        self._running = True
+        self._run = _Run(self._workers)
         try:
-            if self._workers:
-                yield from _Run(self._workers).results(iter(inputs), ordered)
-            else:
-                yield from self._here(inputs)
+            yield from self._run.results(iter(inputs), ordered)
         finally:
-            self._running = False
+            self._run = None
 
     def close(self) -> None:
-        """Stop all processes and wait until they are gone. The pool can be used again after that."""
+        """Stop a run that is under way and all processes, and wait until they are gone. The pool can be used again after that."""
+        if self._run is not None:
+            self._run.stop()
         for worker in self._workers:
             worker.stop()
 
@@ -117,17 +119,18 @@ class _Run:
         self.workers = workers
         self.jobs: queue.SimpleQueue[tuple[int, VideoInput] | None] = queue.SimpleQueue()
         self.done: queue.SimpleQueue[tuple[int, DecodeResult | VctoolError]] = queue.SimpleQueue()
+        self.threads = [threading.Thread(target=self._serve, args=(w,), daemon=True, name="vctool-decode") for w in workers]
         self.stopping = False
 
     def results(self, inputs: Iterator[VideoInput], ordered: bool) -> Iterator[DecodeResult]:
-        threads = [threading.Thread(target=self._serve, args=(w,), daemon=True, name="vctool-decode") for w in self.workers]
         ready: dict[int, DecodeResult] = {}
         given = taken = 0
         more = True
         try:
-            for thread in threads:
+            for worker, thread in zip(self.workers, self.threads, strict=True):
+                worker.interrupted = False
                 thread.start()
-            while True:
+            while not self.stopping:
                 while more and given - taken < 2 * len(self.workers):
                     clip = next(inputs, None)
                     if clip is None:
@@ -145,14 +148,18 @@ class _Run:
                 yield ready.pop(taken if ordered else next(iter(ready)))
                 taken += 1
         finally:
-            self.stopping = True
-            for _ in threads:
-                self.jobs.put(None)
-            for worker in self.workers:
-                worker.kill_if_busy()
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
+            self.stop()
+
+    def stop(self) -> None:
+        """End the threads. A process that is in the middle of a clip is killed; the others stay for the next run."""
+        self.stopping = True
+        for _ in self.threads:
+            self.jobs.put(None)
+        for worker in self.workers:
+            worker.interrupt()
+        for thread in self.threads:
+            if thread.ident is not None:
+                thread.join()
 
     def _next_done(self) -> tuple[int, DecodeResult | VctoolError]:
         while True:
@@ -178,7 +185,8 @@ class _Worker:
         self._setup, self._timeout_s = setup, timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._busy = False
-        self._lock = threading.Lock()  # between the thread that decodes and the one that stops it
+        self.interrupted = False
+        self._lock = threading.Lock()  # between the thread that decodes and the one that interrupts it
 
     @property
     def pid(self) -> int | None:
@@ -188,6 +196,8 @@ class _Worker:
     def decode(self, clip: VideoInput) -> DecodeResult:
         """Have the process decode one clip; if it dies or takes too long, that is the clip's error."""
         began = time.perf_counter()
+        if self._process is not None and self._process.poll() is not None:
+            self._reap(self._process)  # it died between two clips: that is no fault of this one
         process = self._process or self._start()
         header, arrays, late = self._ask(process, _job(clip), self._timeout_s)
         if header is not None:
@@ -196,8 +206,10 @@ class _Worker:
         reason = f"took longer than {self._timeout_s:g} s" if late else _death(code)
         return DecodeResult(clip, None, None, None, reason, time.perf_counter() - began)
 
-    def kill_if_busy(self) -> None:
+    def interrupt(self) -> None:
+        """Make a `decode` that is under way in another thread, or is about to start there, end at once."""
         with self._lock:
+            self.interrupted = True
             if self._busy and self._process is not None:
                 self._process.kill()
 
@@ -249,6 +261,8 @@ class _Worker:
         timer.daemon = True
         with self._lock:
             self._busy = True
+            if self.interrupted:
+                process.kill()
         timer.start()
         try:
             send(cast(IO[bytes], process.stdin), message)
