@@ -90,7 +90,8 @@ def _word_vectors() -> np.ndarray[Any, np.dtype[np.float32]]:
         vectors[VOCAB.index(word)] = 0
         vectors[VOCAB.index(word), :3] = np.array(rgb) / 255 - 0.5
     vectors = vectors @ _rotation().T
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    unit: np.ndarray[Any, np.dtype[np.float32]] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def _text_graph(policy: str, expand: str) -> Any:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ import pytest
 from tinymodel import build_tiny_model, make_audio, make_video
 
 from vctool.errors import InputError, Interrupted, ModelError, SkippedInputsError, StoreError, UsageProblem
-from vctool.runtime import indexing
 from vctool.runtime.checksums import write_checksums
 from vctool.runtime.indexing import IndexProgress, IndexReport, index_videos
 from vctool.store import open_store
@@ -300,7 +300,7 @@ def test_too_many_frames_are_refused_before_decoding(videos: Path, tmp_path: Pat
 
 
 def test_a_full_disk_is_seen_before_decoding(videos: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=10**6, used=10**6 - 1000, free=1000))
     with pytest.raises(StoreError, match="the disk is full"):
         run(videos, tmp_path / "c.npz", tiny_model)
     assert [p.name for p in tmp_path.iterdir()] == ["videos"]

@@ -31,7 +31,8 @@ def index(tiny_model: Path, tiny_videos: Path, tmp_path_factory: pytest.TempPath
 
 def unit(rng: np.random.Generator, rows: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     tokens = rng.normal(size=(rows, DIM))
-    return (tokens / np.linalg.norm(tokens, axis=1, keepdims=True)).astype(np.float32)
+    rows_of_length_1: np.ndarray[Any, np.dtype[np.float32]] = (tokens / np.linalg.norm(tokens, axis=1, keepdims=True)).astype(np.float32)
+    return rows_of_length_1
 
 
 def random_store(path: Path, dtype: Any = "float16", clips: int = 12) -> TokenStore:
@@ -39,7 +40,7 @@ def random_store(path: Path, dtype: Any = "float16", clips: int = 12) -> TokenSt
     manifest = {"model": {"name": "m", "sha256": "0" * 64, "interaction": "fv"}}
     with StoreWriter(path, manifest=manifest, dtype=dtype) as writer:
         for i in range(clips):
-            times = np.arange(4, dtype=np.float32) / 2
+            times = (np.arange(4) / 2).astype(np.float32)
             video_times = np.concatenate([times, [np.nan, np.nan]]).astype(np.float32)
             writer.add(ClipTokens(f"clip {i}", f"{i}.mp4", unit(rng, 4), times, unit(rng, 6), video_times, {"duration": 2.0}))
         writer.commit()

@@ -31,7 +31,7 @@ def _console(stream: Any) -> Console:
     if color == "always":
         return Console(file=stream, force_terminal=True, no_color=False, highlight=False)
     if color == "never":
-        return Console(file=stream, no_color=True, highlight=False)
+        return Console(file=stream, color_system=None, highlight=False)
     return Console(file=stream, highlight=False)
 
 

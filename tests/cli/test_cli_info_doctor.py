@@ -1,0 +1,99 @@
+"""`vctool info` and `vctool doctor`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from commandline import Vctool
+
+from vctool.cli import doctor as doctor_module
+from vctool.errors import VctoolError
+from vctool.runtime import sessions
+from vctool.store import open_store
+
+
+def test_info_of_a_model_directory(vctool: Vctool, tiny_model: Path) -> None:
+    out = vctool("info", tiny_model).out
+    assert "tiny" in out and "expansion off" in out and "4 a clip" in out
+    facts = json.loads(vctool("info", tiny_model, "--json", "--all-files").out)
+    assert (facts["kind"], facts["config"]["embed_dim"], facts["verified"]) == ("model", 8, "all")
+    assert facts["graphs"]["text"] == (tiny_model / "onnx" / "text.onnx").stat().st_size
+
+
+def test_info_of_a_store(vctool: Vctool, tiny_index: Path, tiny_model: Path) -> None:
+    out = vctool("info", tiny_index, "--all-files").out
+    assert "4, 00:04.5 of video" in out and "all checksums match" in out and str(tiny_model) in out.replace("\n", "")
+    facts = json.loads(vctool("info", tiny_index, "--json").out)
+    assert (facts["kind"], facts["clips"], facts["frame_tokens"], facts["video_tokens"]) == ("store", 4, 16, 24)
+    assert facts["model_found"] == str(tiny_model.resolve()) and facts["frames"]["count"] == 4
+
+
+def test_info_of_a_video(vctool: Vctool, tiny_videos: Path) -> None:
+    facts = json.loads(vctool("info", tiny_videos / "change.mp4", "--json").out)
+    assert (facts["kind"], facts["width"], facts["height"], facts["frames"], facts["codec"]) == ("video", 64, 48, 30, "h264")
+    assert "64 x 48, h264" in vctool("info", tiny_videos / "change.mp4").out
+
+
+def test_info_of_something_else_is_one_line(vctool: Vctool, tmp_path: Path, tiny_index: Path, tiny_model: Path) -> None:
+    (tmp_path / "text.txt").write_text("hello")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "half.npz").write_bytes(tiny_index.read_bytes()[:3000])
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (model / "tokenizer.json").unlink()
+    for path, said in (
+        (tmp_path / "nothing", "no such file"),
+        (tmp_path / "text.txt", "text.txt"),
+        (tmp_path / "empty", "not a model directory"),
+        (tmp_path / "half.npz", "incomplete"),
+        (model, "tokenizer.json is missing"),
+    ):
+        done = vctool("info", path)
+        assert done.code == 1 and done.out == "" and said in done.err.splitlines()[0], done.err
+
+
+def test_info_checks_every_byte_when_asked(vctool: Vctool, tiny_index: Path, tiny_model: Path, tmp_path: Path) -> None:
+    data = bytearray(tiny_index.read_bytes())
+    data[data.find(open_store(tiny_index).frame_TD.tobytes()) + 9] ^= 1
+    (tmp_path / "c.npz").write_bytes(data)
+    assert vctool("info", tmp_path / "c.npz", "--all-files").code == 3
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (model / "README.md").write_text("x")
+    assert vctool("info", model).code == 0
+    assert vctool("info", model, "--all-files").code == 1
+
+
+def test_doctor_finds_this_machine_fit(vctool: Vctool) -> None:
+    done = vctool("doctor")
+    assert done.code == 0 and "index and query work." in done.err
+    for part in ("python", "ONNX Runtime", "video decoder", "[train]", "[trt]", "emoji font"):
+        assert part in done.out
+    report = json.loads(vctool("doctor", "--json").out)
+    assert report["ok"] and all(f["mend"] for f in report["findings"] if f["state"] == "needed")
+
+
+def test_doctor_sees_two_onnxruntimes_and_gives_the_command(vctool: Vctool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "installed_builds", lambda: {"onnxruntime": "1.0", "onnxruntime-gpu": "1.0"})
+    done = vctool("doctor", "--json")
+    finding = next(f for f in json.loads(done.out)["findings"] if f["part"] == "ONNX Runtime")
+    assert done.code == 1 and finding["state"] == "needed"
+    assert "onnxruntime-gpu 1.0" in finding["found"] and finding["mend"].startswith(
+        "keep one: pip uninstall -y onnxruntime onnxruntime-gpu"
+    )
+
+
+def test_doctor_names_what_is_missing_and_how_to_mend_it(vctool: Vctool, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = doctor_module._version
+    monkeypatch.setattr(doctor_module, "_version", lambda name: None if name in ("tokenizers", "torch") else real(name))
+
+    def none() -> object:
+        raise VctoolError("ONNX Runtime is not installed", 'install it with: pip install "vctool[cpu]"')
+
+    monkeypatch.setattr(sessions, "import_onnxruntime", none)
+    done = vctool("doctor", "--json")
+    mends = {f["part"]: (f["state"], f["mend"]) for f in json.loads(done.out)["findings"]}
+    assert done.code == 1
+    assert mends["ONNX Runtime"] == ("needed", 'pip install "vctool[cpu]"')
+    assert mends["tokenizers"][0] == "needed" and mends["[train]"] == ("optional", 'pip install "vctool[train]"')
