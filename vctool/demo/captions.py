@@ -229,7 +229,7 @@ _CLAUSES: dict[str, tuple[Verb, ...]] = {
         ("{A} jumps over {B} to the {to}", "{A} jumping over {B} to the {to}"),
         ("{A} leaps from {back} to {to} over {B}", "{A} leaping from {back} to {to} over {B}"),
         ("{A} hops over {B} from the {back} side to the {to} side", "{A} hopping over {B} from the {back} side to the {to} side"),
-        ("{A} jumps {to} over {B}", "{A} jumping {to} over {B}"),
+        ("{A} jumps {to}wards over {B}", "{A} jumping {to}wards over {B}"),
     ),
     "circles around": (
         ("{A} circles {way} around {B}", "{A} circling {way} around {B}"),
@@ -250,7 +250,7 @@ _STYLES: tuple[tuple[str, ...], ...] = (
         "the scene is set {w}, and the camera stays still while {f}",
         "a cartoon video of {g} {w}, seen from a camera that does not move",
         "{w}, we can see how {f} while nothing else changes",
-        "in a two second clip {w}, {f}",
+        "in a two-second clip {w}, {f}",
         "this is a little scene {w}: {f}",
     ),
 )
@@ -316,22 +316,27 @@ def _clause(objects: tuple[str, ...], event: str, rng: Rng) -> Verb:
 
 
 def _mend(sentence: str) -> str:
-    return re.sub(r"\b(a) (anticlockwise)\b", r"an \2", sentence)
+    return sentence.replace(" a anticlockwise", " an anticlockwise").replace(" in in ", " in, in ")
 
 
-def captions(objects: tuple[str, ...], background: str, event: str, rng: Rng, count: int = 5) -> tuple[str, ...]:
-    """`count` different sentences for a clip, short and long in random order.
+COUNT = len(_STYLES)
+
+
+def captions(objects: tuple[str, ...], background: str, event: str, rng: Rng) -> tuple[str, ...]:
+    """Five different sentences for a clip, one of each style from short to long, in random order.
 
     Each names every object and the event with its direction or order, so that none fits the time-reversed twin.
     """
     found: list[str] = []
-    while len(found) < count:
-        style = _STYLES[len(found) % len(_STYLES)]
+    while len(found) < COUNT:
+        style = _STYLES[len(found)]
         finite, gerund = _clause(objects, event, rng)
         sentence = _mend(_pick(rng, style).format(f=finite, g=gerund, w=_pick(rng, PHRASES[background])))
+        if style is _STYLES[1] and rng.random() < 0.25:
+            sentence = re.sub(r"\b(?:a|an) ", "", sentence)  # as people type into a search box
         if sentence not in found:
             found.append(sentence)
-    return tuple(found[int(i)] for i in rng.permutation(count))
+    return tuple(found[int(i)] for i in rng.permutation(COUNT))
 
 
 def describe(objects: tuple[str, ...], background: str, event: str) -> str:
@@ -340,7 +345,7 @@ def describe(objects: tuple[str, ...], background: str, event: str) -> str:
     where = PHRASES[background][0]
     if len(names) == 1:
         words = event if " then " not in event else f"moves {event}"
-        return f"{names[0]} {words} {where}"
+        return _mend(f"{names[0]} {words} {where}")
     a, b = names
     plain = {
         "appears before": f"{a} appears, then {b}",

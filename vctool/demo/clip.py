@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -127,8 +126,8 @@ def picture_at(spec: ClipSpec, t: float, size: int = CLIP_SIZE) -> NDArray[np.ui
 def frame_indices(count: int | None = None) -> list[int]:
     """Which of the clip's 24 frames uniform sampling takes: the middle of each of `count` equal parts.
 
-    The choice is its own mirror image only where `24 / count` is not an even number (24, 16, 9 or 8 frames, not 12 or 6);
-    only then do a clip and its twin give a reader without a sense of order the very same pictures.
+    The choice is its own mirror image only for 8, 16 and 24 frames. Only then do a clip and its twin give a reader without
+    a sense of order the very same pictures; with 12 frames, say, the twin's are each one twenty-fourth of the clip away.
     """
     if count is None or count >= CLIP_FRAMES:
         return list(range(CLIP_FRAMES))
@@ -148,8 +147,3 @@ def frames(spec: ClipSpec, count: int | None = None, size: int = CLIP_SIZE) -> N
 def _tick(index: int) -> int:
     half = CLIP_FRAMES // 2
     return round(index * _TICKS / (CLIP_FRAMES - 1)) if index < half else _TICKS - _tick(CLIP_FRAMES - 1 - index)
-
-
-def with_captions(spec: ClipSpec, captions: tuple[str, ...]) -> ClipSpec:
-    """The same clip with other captions."""
-    return dataclasses.replace(spec, captions=captions)

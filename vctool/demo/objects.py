@@ -12,6 +12,14 @@ TABLE = Path(__file__).with_name("objects.tsv")
 _A_BEFORE = ("unicorn", "ufo", "ukulele", "one")
 _AN_BEFORE = ("hour",)
 
+#: Things that look the same whichever way they are turned: nobody could say whether they turn.
+_ROUND = """
+sun stop_sign daisy cherry_blossom gold_coin basketball baseball volleyball soccer_ball billiard_ball egg compass
+snowflake cookie kiwi dartboard orange sunflower donut onion coconut waffle globe tomato peach pufferfish pie rock
+ball_of_yarn window cloud
+"""
+ROUND = frozenset(word.replace("_", " ") for word in _ROUND.split())
+
 
 @dataclass(frozen=True, slots=True)
 class Thing:

@@ -23,7 +23,7 @@ from vctool.demo import clip as clips
 from vctool.demo.backgrounds import BACKGROUNDS
 from vctool.demo.clip import CLIP_SIZE, ClipSpec, make_clip
 from vctool.demo.events import COURSES, Course
-from vctool.demo.objects import names_of, things
+from vctool.demo.objects import ROUND, names_of, things
 from vctool.errors import InputError, UsageProblem, VctoolError
 
 SPLITS = ("train", "val", "test")
@@ -32,12 +32,24 @@ _TRAIN, _VAL = 0.70, 0.80  # shares of all combinations below which a hash falls
 
 # Combinations that the demo shows; they belong to test whatever their hash says, so that the demo never shows a
 # combination that was trained on.
-SHOWN_PAIRS = frozenset(
-    {frozenset(pair) for pair in (("dog", "frisbee"), ("cat", "dog"), ("apple", "banana"), ("monkey", "banana"), ("rabbit", "turtle"))}
-)
-SHOWN_SOLOS = frozenset(
-    {("vertical", "rocket"), ("horizontal", "car"), ("orbit", "bee"), ("vertical", "balloon"), ("size", "cactus"), ("fade", "ghost")}
-)
+_SHOWN_TOGETHER = """
+dog frisbee, cat dog, apple banana, monkey banana, rabbit turtle, police_car racing_car, shark surfer, bee sunflower, frog mushroom,
+kangaroo cactus, rocket planet_with_rings, butterfly rose, sun cloud, crescent_moon star, caterpillar butterfly, egg chick,
+lion soccer_ball, mouse wedge_of_cheese
+"""
+_SHOWN_ALONE = """
+vertical rocket, horizontal car, orbit bee, vertical balloon, size cactus, fade ghost, horizontal sailboat, rising_diagonal airplane,
+falling_diagonal star, size snowman, spin guitar, spin slice_of_pizza, right_up helicopter, left_down elephant, horizontal snail,
+bounce basketball, bounce dolphin, rock teddy_bear, shake alarm_clock
+"""
+
+
+def _words(table: str) -> list[tuple[str, ...]]:
+    return [tuple(word.replace("_", " ") for word in entry.split()) for entry in table.split(",")]
+
+
+SHOWN_PAIRS = frozenset(frozenset(pair) for pair in _words(_SHOWN_TOGETHER))
+SHOWN_SOLOS = frozenset(_words(_SHOWN_ALONE))
 
 _RUNNERS = ("animal", "person", "flyer", "swimmer")
 _MOVERS = (*_RUNNERS, "vehicle", "aircraft", "boat")
@@ -84,13 +96,50 @@ class World:
         so each is the one right answer to its captions. Train may repeat them against other backgrounds.
         Raises InputError where the split does not hold `count` such clips, UsageProblem for an unknown split.
         """
-        split = split or self.split
+        split = self._known(split)
         return self._draw(split, count, seed, unique=split != "train", paired=False)
 
     def pairs(self, split: str | None = None, count: int = 500, seed: int = 0) -> list[tuple[ClipSpec, ClipSpec]]:
         """`count` clips each with its time-reversed twin: the test of motion and order."""
-        split = split or self.split
+        split = self._known(split)
         return [(spec, _twin_of(spec)) for spec in self._draw(split, count, seed, unique=split != "train", paired=True)]
+
+    def groups(self, split: str | None = None, count: int = 100, seed: int = 0, of: int = 4) -> list[list[ClipSpec]]:
+        """`count` groups of `of` clips that share objects and background and differ in what happens: hard negatives.
+
+        Twins may meet in a group. Raises InputError where no objects have `of` events in the split.
+        """
+        split = self._known(split)
+        rng = np.random.default_rng([self.seed, seed, SPLITS.index(split), 2])
+        found: list[list[ClipSpec]] = []
+        taken: set[frozenset[str]] = set()
+        misses = 0
+        while len(found) < count:
+            if misses > 5000:
+                raise InputError(f"the {split} split holds only about {len(found)} groups of {of}, fewer than {count}", "ask for fewer")
+            misses += 1
+            objects = _cast(_drawn(tuple(COURSES.values()), rng), rng)
+            events = [
+                (course.name, backwards)
+                for course in COURSES.values()
+                if _fits(course, objects) and split_of(course.name, objects) == split
+                for backwards in ((False,) if course.symmetric else (False, True))
+            ]
+            if len(events) < of or (split != "train" and frozenset(objects) in taken):
+                continue
+            taken.add(frozenset(objects))
+            misses = 0
+            place = BACKGROUNDS[int(rng.integers(len(BACKGROUNDS)))]
+            group = f"{split}-{self.seed}-{seed}-g{len(found):05d}"
+            chosen = [events[int(i)] for i in rng.permutation(len(events))[:of]]
+            seeds = [int(rng.integers(2**62)) for _ in chosen]
+            found.append(
+                [
+                    make_clip(f"{group}-{i}", split, course, objects, place, seed=seeds[i], reversed_=backwards, group=group)
+                    for i, (course, backwards) in enumerate(chosen)
+                ]
+            )
+        return found
 
     def twin(self, spec: ClipSpec) -> ClipSpec | None:
         """See `vctool.demo.clip.twin`."""
@@ -104,20 +153,22 @@ class World:
         """See `vctool.demo.clip.describe`."""
         return clips.describe(spec)
 
-    def _draw(self, split: str, count: int, seed: int, *, unique: bool, paired: bool) -> list[ClipSpec]:
+    def _known(self, split: str | None) -> str:
+        split = split or self.split
         if split not in SPLITS:
             raise UsageProblem(f"there is no split {split!r}", f"it is one of {', '.join(SPLITS)}")
+        return split
+
+    def _draw(self, split: str, count: int, seed: int, *, unique: bool, paired: bool) -> list[ClipSpec]:
         rng = np.random.default_rng([self.seed, seed, SPLITS.index(split), int(paired)])
-        courses = [course for course in COURSES.values() if not (paired and course.symmetric)]
-        shares = np.array([course.weight for course in courses])
-        cumulative = np.cumsum(shares / shares.sum())
+        courses = tuple(course for course in COURSES.values() if not (paired and course.symmetric))
         found: list[ClipSpec] = []
         taken: set[object] = set()
         misses = 0
         while len(found) < count:
             if misses > 2000:
                 raise InputError(f"the {split} split holds only about {len(found)} different clips, fewer than {count}", "ask for fewer")
-            course = courses[min(int(np.searchsorted(cumulative, rng.random(), side="right")), len(courses) - 1)]
+            course = _drawn(courses, rng)
             objects = _cast(course, rng)
             backwards = bool(rng.random() < 0.5) and not course.symmetric
             if split_of(course.name, objects) != split:
@@ -141,10 +192,21 @@ def _twin_of(spec: ClipSpec) -> ClipSpec:
     return other
 
 
+def _drawn(courses: tuple[Course, ...], rng: np.random.Generator) -> Course:
+    upto = np.cumsum([course.weight for course in courses])
+    return courses[int(np.searchsorted(upto, rng.random() * upto[-1], side="right").clip(max=len(courses) - 1))]
+
+
+def _fits(course: Course, objects: tuple[str, ...]) -> bool:
+    return course.actors == len(objects) and not (course.name in ("spin", "rock") and objects[0] in ROUND)
+
+
 def _cast(course: Course, rng: np.random.Generator) -> tuple[str, ...]:
     everything = tuple(things())
-    if course.actors == 1:
-        return (everything[int(rng.integers(len(everything)))],)
+    while course.actors == 1:
+        name = everything[int(rng.integers(len(everything)))]
+        if _fits(course, (name,)):
+            return (name,)
     parts = _ROLES.get(course.name, ((), ()))
     if rng.random() < _ANY_ROLE:
         parts = ((), ())
@@ -160,7 +222,7 @@ def _cast(course: Course, rng: np.random.Generator) -> tuple[str, ...]:
 @click.option("--count", default=100, show_default=True, type=click.IntRange(1), help="How many clips.")
 @click.option("--split", default="train", show_default=True, type=click.Choice(SPLITS))
 @click.option("--seed", default=0, show_default=True, type=int)
-@click.option("--size", default=CLIP_SIZE, show_default=True, type=click.IntRange(32, 1024), help="Pixels a side; even.")
+@click.option("--size", default=CLIP_SIZE, show_default=True, type=click.IntRange(64, 1024), help="Pixels a side; even.")
 @click.option("--twins", is_flag=True, help="Write COUNT clips each with its time-reversed twin.")
 def main(out: Path, count: int, split: str, seed: int, size: int, twins: bool) -> None:
     """Write clips of the demo world as H.264 files into OUT, with manifest.jsonl."""
