@@ -201,3 +201,16 @@ def test_a_terminal_gets_a_bar_and_a_log_does_not(videos: Path, tmp_path: Path, 
     child.expect(pexpect.EOF)
     done = subprocess.run([sys.executable, *args, "--rebuild"], capture_output=True, text=True, timeout=60)
     assert "indexing" not in done.stderr and "\r" not in done.stderr
+
+
+def test_real_odd_files_are_indexed_or_told(vctool: Vctool, tmp_path: Path, tiny_model: Path, realclips: Path) -> None:
+    odd = realclips / "odd"
+    if not odd.is_dir():
+        pytest.skip("the folder of odd real files is not on this machine")
+    done = vctool("index", odd, "-o", tmp_path / "c.npz", "--model", tiny_model, "--json")
+    report = json.loads(done.out)
+    assert done.code == 0 and report["clips"] + len(report["failed"]) == sum(p.suffix != ".jsonl" and p.is_file() for p in odd.iterdir())
+    store = open_store(tmp_path / "c.npz")
+    store.verify()
+    assert report["damaged"] == [store.clip_ids[i] for i in range(len(store)) if store.clip_meta(i).get("damaged")]
+    assert not report["damaged"] or "damaged; what could be decoded is indexed" in done.err

@@ -96,7 +96,7 @@ def test_graph_and_config_of_different_policies_are_refused(tmp_path: Path) -> N
 def test_frame_features_are_the_mean_colour_and_not_normalised(video: VideoEncoder) -> None:
     features_ND = video.frame_features(frames_of("red", "blue"))
     assert features_ND.shape == (2, DIM) and features_ND.dtype == np.float32
-    expected = [float(np.linalg.norm(np.array(COLOURS[c]) / 255 - 0.5)) for c in ("red", "blue")]
+    expected = np.array([np.linalg.norm(np.array(COLOURS[c]) / 255 - 0.5) for c in ("red", "blue")])
     np.testing.assert_allclose(np.linalg.norm(features_ND, axis=1), expected, rtol=1e-5)
 
 

@@ -128,6 +128,9 @@ def _tell_failures(report: IndexReport) -> None:
 def _tell_end(report: IndexReport) -> None:
     for note in report.notes:
         say(f"note: {note}")
+    if report.damaged:
+        shown = ", ".join(report.damaged[:3]) + (", …" if len(report.damaged) > 3 else "")
+        say(f"note: {_clips(len(report.damaged))} damaged; what could be decoded is indexed: {shown}")
     parts = {
         "new": report.indexed,
         "from the interrupted run": report.resumed,
@@ -155,6 +158,7 @@ def _json(report: IndexReport) -> dict[str, Any]:
         "dropped": report.dropped,
         "written": report.written,
         "failed": [{"id": f.id, "path": f.path, "reason": f.reason, "kept": f.kept} for f in report.failed],
+        "damaged": report.damaged,
         "model": {"name": report.model.config.name, "sha256": report.model.fingerprint},
         "device": report.device,
         "seconds": round(report.seconds, 3),

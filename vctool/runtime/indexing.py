@@ -60,7 +60,8 @@ class IndexProgress:
 class IndexReport:
     """What a run did. clips: in the store now; indexed: encoded in this run; resumed: taken from an interrupted run's journal;
     reused: unchanged since the store was written; kept: in the store but not among the inputs; dropped: pruned; written: false
-    if the store was up to date already. device: what encoded. notes: what the user should know."""
+    if the store was up to date already. damaged: ids of clips encoded in this run that could be decoded only in part. device: what
+    encoded. notes: what the user should know."""
 
     store: Path
     model: ModelDirectory
@@ -72,6 +73,7 @@ class IndexReport:
     dropped: int = 0
     written: bool = True
     failed: list[FailedClip] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
     seconds: float = 0.0
     device: str = ""
     notes: list[str] = field(default_factory=list)
@@ -203,6 +205,8 @@ class _Run:
                 continue
             self.journal.append(planned.key, FinishedClip(frame_FD, frame_time_F, video_VD, video_time_V, _facts(planned, result)))
             self.report.indexed += 1
+            if result.damaged:
+                self.report.damaged.append(planned.clip.id)
 
     def _tell(self, done: int, clip: VideoInput) -> None:
         if self.progress is not None:
