@@ -97,7 +97,7 @@ def test_frame_features_are_the_mean_colour_and_not_normalised(video: VideoEncod
     features_ND = video.frame_features(frames_of("red", "blue"))
     assert features_ND.shape == (2, DIM) and features_ND.dtype == np.float32
     expected = np.array([np.linalg.norm(np.array(COLOURS[c]) / 255 - 0.5) for c in ("red", "blue")])
-    np.testing.assert_allclose(np.linalg.norm(features_ND, axis=1), expected, rtol=1e-5)
+    assert np.allclose(np.linalg.norm(features_ND, axis=1), expected, rtol=1e-5)
 
 
 def test_clip_tokens_are_unit_rows_with_the_frames_times(video: VideoEncoder) -> None:
