@@ -12,6 +12,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 BITS = 12
@@ -74,6 +75,8 @@ def write_video(
         if time_base is not None:
             stream.codec_context.time_base = time_base
         if clockwise:
+            if not hasattr(stream, "set_display_rotation"):
+                pytest.skip(f"PyAV {av.__version__} cannot write rotation metadata")
             stream.set_display_rotation(-clockwise)
         audio = container.add_stream("aac", rate=48000, layout="mono") if sound else None
         for i in range(count):
@@ -100,7 +103,7 @@ def write_sound(path: Path, cover: bool = False) -> Path:
         if cover:
             art = container.add_stream("png", rate=1, options={})
             art.width, art.height, art.pix_fmt = 32, 32, "rgb24"
-            art.disposition = av.stream.Disposition.attached_pic
+            art.disposition = av.stream.Disposition.attached_pic.value
         for i in range(46):
             silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
             silence.sample_rate, silence.pts, silence.time_base = 48000, i * 1024, Fraction(1, 48000)

@@ -52,8 +52,9 @@ def opened(path: Path) -> Iterator[Any]:
     check_file(path)
     try:
         # `file:` because FFmpeg takes what stands before a colon in a name for a protocol; the white list because a
-        # playlist that calls itself .mp4 must not make the machine fetch addresses.
-        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        # playlist that calls itself .mp4 must not make the machine fetch addresses. (Given as `options`, which go to the
+        # streams too, it makes PyAV before 18 crash on FLV and MPEG program streams.)
+        container = av.open(f"file:{path}", container_options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except av.error.InvalidDataError:
         raise VideoError(path, _why_unreadable(path)) from None
     except OSError as problem:

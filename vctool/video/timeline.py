@@ -140,7 +140,7 @@ def _promised(container: Any, stream: Any, packets: int) -> int:
     """Pictures that the index of an mp4 or mov names beyond the last one that the file holds."""
     if not has_format(container, ("mp4",)):
         return 0
-    return max(0, len(stream.index_entries) - packets)
+    return max(0, len(getattr(stream, "index_entries", ())) - packets)  # PyAV before 17 does not show the index
 
 
 def _timeline(path: Path, container: Any, stream: Any, packets: _Packets, missing: int) -> Timeline:
