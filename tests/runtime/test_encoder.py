@@ -137,7 +137,7 @@ def test_more_frames_than_the_model_reads_are_refused(video: VideoEncoder) -> No
 
 def test_tokens_from_elsewhere_are_normalised() -> None:
     query = QueryTokens.from_array(np.array([[3, 4], [0, 2]]), "q.npy")
-    np.testing.assert_allclose(query.query_QD, [[0.6, 0.8], [0, 1]], rtol=1e-6)
+    assert np.allclose(query.query_QD, np.array([[0.6, 0.8], [0, 1]]), rtol=1e-6)
     assert query.mask_Q.all() and [w.text for w in query.words] == ["token 1", "token 2"]
 
 
