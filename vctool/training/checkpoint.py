@@ -104,7 +104,7 @@ def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
             temporary.unlink()
         # torch hides a failed write behind a message of its own about zip archives.
         cause = (recorder.problem if recorder is not None else None) or problem
-        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause).splitlines()[0]
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else (str(cause).splitlines() or [type(cause).__name__])[0]
         raise VctoolError(
             f"the checkpoint {path} could not be written: {reason}", "make room; the checkpoint before it is intact"
         ) from None
@@ -117,7 +117,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
     except Exception as problem:  # zip, pickle and torch each raise their own
-        raise InputError(f"{path} is not a checkpoint, or damaged: {str(problem).splitlines()[0][:120]}") from None
+        words = str(problem).splitlines() or [type(problem).__name__]
+        raise InputError(f"{path} is not a checkpoint, or damaged: {words[0][:120]}") from None
     return content
 
 

@@ -137,9 +137,7 @@ def _about_branches(reports: Sequence[BranchReport]) -> list[str]:
     reasons = []
     for r in reports:
         if r.spread < _DEAD_SPREAD:
-            reasons.append(
-                f"branch {r.branch} gives every pair the same score (deviation {r.spread:.1e}), its tokens have collapsed: lower optim.lr"
-            )
+            reasons.append(f"branch {r.branch} scores all pairs alike (deviation {r.spread:.1e}), its tokens collapsed: lower optim.lr")
         elif r.positive - r.negative < _NO_LEAD * r.spread:
             reasons.append(f"branch {r.branch} does not tell right pairs from wrong ones: check that the captions belong to their clips")
     if len(reports) == 2:

@@ -147,7 +147,8 @@ def _row(
     if frames is None:
         return None, result.error
     # One clip at a time: its features do not depend on what else was in the queue, so an interrupted run stays exact.
-    values = _maps(model.backbone, frames, precision).numpy().astype(np.float16) if frozen else frames
+    with np.errstate(over="ignore"):  # looked for right here
+        values = _maps(model.backbone, frames, precision).numpy().astype(np.float16) if frozen else frames
     if frozen and not np.isfinite(values).all():
         return None, "its features do not fit into 16 bits"
     row = np.zeros(store.shape, store.dtype)

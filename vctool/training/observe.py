@@ -48,10 +48,8 @@ def first_look(scores: BranchScores, batch: Batch, loss: RetrievalLoss) -> tuple
     return lines + start_lines(reports, sigmoid), numbers
 
 
-def step_values(
-    numbers: StepNumbers, loss: RetrievalLoss, rates: Sequence[float], rows_per_second: float, epoch: float
-) -> dict[str, float]:
-    """A step in the log. rates: learning rates of the groups, new modules first."""
+def step_values(numbers: StepNumbers, loss: RetrievalLoss, rates: Sequence[float], speed: float, epoch: float) -> dict[str, float]:
+    """A step in the log. rates: learning rates of the groups, new modules first. speed: rows a second."""
     values: dict[str, float] = {
         "epoch": epoch,
         "loss": numbers.loss,

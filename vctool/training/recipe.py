@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -244,6 +245,10 @@ def _resolve(values: dict[str, Any], folder: Path) -> None:
 
 def _check(recipe: Recipe, where: str) -> None:
     optim, run, data = recipe.optim, recipe.run, recipe.data
+    for table in (optim, recipe.loss):
+        for name, value in vars(table).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageProblem(f"{where}: {name} is {value}, not a number to compute with")
     wrong = [
         (optim.lr >= 0 and optim.backbone_lr >= 0, "optim.lr and optim.backbone_lr must be 0 or more"),
         (optim.weight_decay >= 0, "optim.weight_decay must be 0 or more"),
@@ -255,12 +260,12 @@ def _check(recipe: Recipe, where: str) -> None:
         (optim.accumulate >= 1, "optim.accumulate must be 1 or more"),
         (optim.clip_norm > 0, "optim.clip_norm must be more than 0"),
         (min(run.log_every, run.keep) >= 1, "run.log_every and run.keep must be 1 or more"),
-        (
-            min(run.validate_every, run.checkpoint_every, run.threads, run.patience, run.stall_steps, run.seed) >= 0,
-            "run.* must be 0 or more",
+        *(
+            (getattr(run, name) >= 0, f"run.{name} must be 0 or more")
+            for name in ("validate_every", "checkpoint_every", "threads", "patience", "stall_steps", "seed")
         ),
         (data.workers >= 0 and data.validation_captions >= 0, "data.workers and data.validation_captions must be 0 or more"),
-        (min(data.limit or 1, data.validation_limit or 1) >= 1, "data.limit and data.validation_limit must be 1 or more"),
+        (all(n is None or n >= 1 for n in (data.limit, data.validation_limit)), "data.limit and data.validation_limit must be 1 or more"),
         (recipe.init.model is None or recipe.init.checkpoint is None, "init.model and init.checkpoint exclude each other"),
     ]
     for good, message in wrong:

@@ -74,7 +74,8 @@ class RowCache:
         number = 0
         while True:
             try:
-                part = (self.folder / f"part-{number:05d}.npy").open("xb")
+                # Unbuffered: what a full disk refused must not be waiting to be written again.
+                part = (self.folder / f"part-{number:05d}.npy").open("xb", buffering=0)
                 break
             except FileExistsError:
                 number += 1
@@ -135,8 +136,9 @@ class RowWriter:
     def add(self, key: str, row: NDArray[Any], count: int) -> None:
         """Write one row; `count` is a number kept beside it (how many of its frames are real)."""
         assert row.shape == self._shape and row.dtype == self._dtype, "a cache holds rows of one shape"
-        self._part.write(np.ascontiguousarray(row).tobytes())
-        self._part.flush()
+        left = memoryview(np.ascontiguousarray(row).tobytes())
+        while left:
+            left = left[self._part.write(left) :]
         self._index.write(json.dumps([key, self._name, self.rows, count]) + "\n")
         self._index.flush()
         self._known[key] = (self._name, self.rows, count)
