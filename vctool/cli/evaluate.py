@@ -14,9 +14,13 @@ from vctool.cli.options import PATH, device_option, json_option, threads_option
 from vctool.errors import SkippedInputsError, UsageProblem
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from vctool.data import Split
     from vctool.evaluation.evaluate import Bank, Settings
-    from vctool.evaluation.result import Evaluation
+    from vctool.evaluation.result import Evaluation, Line
+
+_SHORT = {"geometric_mean": "GM"}
 
 
 @command(
@@ -184,27 +188,48 @@ def _bank(options: dict[str, Any]) -> Bank | None:
 
 
 def _show(evaluation: Evaluation) -> None:
+    """Tables that fit a terminal of 80 columns; everything else is in --json and --report."""
     from rich.text import Text
 
-    from vctool.evaluation.report import interval_rows, metric_rows, title
-    from vctool.metrics import METRIC_NAMES
+    from vctool.evaluation.result import TASKS
 
-    out, names = stdout(), [title(name) for name in METRIC_NAMES]
+    out = stdout()
     out.print(Text(f"{evaluation.protocol.name}: {evaluation.protocol.queries:,} queries, {evaluation.protocol.clips:,} clips"))
-    tables = [("", [*metric_rows(evaluation.lines)])]
-    if any(line.intervals for line in evaluation.lines):
-        tables.append((f"{100 * float(evaluation.settings['level']):g} % intervals", interval_rows(evaluation.lines)))
+    for task, meaning in TASKS.items():
+        lines = [line for line in evaluation.lines if line.task == task]
+        if lines:
+            out.print(Text(f"\n{task}: {meaning}", overflow="fold"))
+            out.print(_metric_table([(line.branch, line) for line in lines]))
+    plain = [(line.branch, line) for line in evaluation.lines if line.task == "t2v" and line.intervals]
+    if plain:
+        out.print(Text(f"\n{100 * float(evaluation.settings['level']):g} % intervals of t2v"))
+        out.print(_interval_table(plain))
     if evaluation.postprocessed:
-        rows = [[post.name, post.line.branch, *metric_rows([post.line])[0][2:]] for post in evaluation.postprocessed]
-        tables.append(("with post-processing: not comparable with the above", rows))
-    for heading, rows in tables:
-        if heading:
-            out.print(Text(f"\n{heading}"))
-        table = plain_table("task", "branch", *names)
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        out.print(table)
+        out.print(Text("\nt2v with post-processing: not comparable with the above"))
+        out.print(_metric_table([(f"{post.name} {post.line.branch}", post.line) for post in evaluation.postprocessed]))
     for post in {post.name: post for post in evaluation.postprocessed}.values():
         say(f"note: {post.label}: {post.warning}")
     for note in (*evaluation.protocol.departures, *evaluation.notes):
         say(f"note: {note}")
+
+
+def _metric_table(lines: list[tuple[str, Line]]) -> Table:
+    from vctool.evaluation.report import metric_rows
+    from vctool.metrics import METRIC_NAMES
+
+    table = plain_table("", *(_SHORT.get(name, name) for name in METRIC_NAMES))
+    table.padding = (0, 1, 0, 0)  # ten metrics in 80 columns
+    for name, line in lines:
+        for _, branch, *cells in metric_rows([line]):
+            table.add_row({line.branch: name, "optimistic": " opt.", "pessimistic": " pess."}[branch], *cells)
+    return table
+
+
+def _interval_table(lines: list[tuple[str, Line]]) -> Table:
+    from vctool.evaluation.report import number
+
+    names = ("R@1", "R@5", "R@10", "MnR", "nDCG@10")
+    table = plain_table("", *names)
+    for branch, line in lines:
+        table.add_row(branch, *("–".join(number(name, bound) for bound in line.intervals[name]) for name in names))
+    return table

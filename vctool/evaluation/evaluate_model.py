@@ -128,9 +128,10 @@ def evaluate_store(
 
 
 def store_sha256(store: TokenStore) -> str:
-    """One hash for a store's content: SHA-256 over the recorded hashes of its arrays, by name."""
+    """One hash for what decides a score: SHA-256 over the recorded hashes of the tokens and ids (not of paths and metadata)."""
     arrays = store.manifest.get("arrays", {})
-    lines = "".join(f"{arrays[name].get('sha256')}  {name}\n" for name in sorted(arrays))
+    deciding = sorted(name for name in arrays if name.startswith(("frame_", "video_", "clip_ids")))
+    lines = "".join(f"{arrays[name].get('sha256')}  {name}\n" for name in deciding)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

@@ -130,7 +130,7 @@ def comparison_rows(compared: Compared) -> list[list[str]]:
             f"{_signed(one.metric, one.low)} to {_signed(one.metric, one.high)}",
             "–" if one.p_value is None else number("p", one.p_value),
         ]
-        for one in compared.differences
+        for one in sorted(compared.differences, key=lambda one: METRIC_NAMES.index(one.metric))
     ]
 
 

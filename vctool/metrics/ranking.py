@@ -85,10 +85,11 @@ class RankingMetrics:
     def to_dict(self, per_query: bool = False) -> dict[str, Any]:
         """JSON form. `optimistic` and `pessimistic` appear only if ties make them differ; `per_query` only on request.
 
-        `recall_share@K` (the share of the right clips found, trec_eval's recall) appears only if a query has several.
+        `recall_share@K` (trec_eval's recall: the share of the right clips found, averaged over all orders of tied clips)
+        appears where it can differ from R@K: with several right clips, or with ties.
         """
         out: dict[str, Any] = {"queries": self.queries, "clips": self.clips, **self.values(), "tied_queries": self.tied_queries}
-        if self.several_relevant:
+        if self.several_relevant or self.tied_queries:
             out.update({f"recall_share@{k}": 100.0 * float(np.mean(v)) for k, v in self.per_query.share.items()})
         if self.tied_queries:
             out["optimistic"] = self.optimistic()
