@@ -60,13 +60,18 @@ class QueryConfig:
 
 @dataclass(frozen=True)
 class TemporalConfig:
-    """The temporal encoder: `transformer` (V = F + expansion_tokens), `mean` (V = 1, mean of frames) or `none` (V = F)."""
+    """The temporal encoder: `transformer` (V = F + expansion_tokens), `mean` (V = 1, mean of frames) or `none` (V = F).
+
+    position_std: deviation of the frame positions at the start. Far below that of the frame features the encoder begins
+    blind to order, and training has been seen to leave it so: every gradient towards motion is multiplied by it.
+    """
 
     kind: Literal["transformer", "mean", "none"] = "transformer"
     layers: int = 4
     head_width: int = 64
     mlp_ratio: float = 4.0
     positions: bool = True
+    position_std: float = 0.02
     residual: bool = True
     expansion_tokens: int = 2
     max_frames: int = 128

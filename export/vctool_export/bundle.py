@@ -2,7 +2,7 @@
 
     python -m vctool_export.bundle MODEL_DIR BUNDLE_DIR
 
-`vctool.demo.assemble` turns it back into the model directory, byte for byte, without torch.
+`vctool.runtime.assemble` turns it back into the model directory, byte for byte, without torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from onnx.external_data_helper import ExternalDataInfo
 from safetensors.torch import save_file
 
 from vctool.data.pinned import EFFICIENTNET_LITE0, MINILM
-from vctool.demo.assemble import ASSEMBLY, PINNED, REST, build
+from vctool.runtime.assemble import ASSEMBLY, PINNED, REST, build
 from vctool.models.checkpoint import WEIGHTS, read_weights
 from vctool_export.onnx_export import export_graphs
 

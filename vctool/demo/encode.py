@@ -11,7 +11,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from vctool.demo.clip import CLIP_FPS, CLIP_SIZE, ClipSpec, describe, frames
+from vctool.demo.clip import CLIP_FPS, CLIP_SIZE, ClipSpec, describe, frames, twin
 from vctool.errors import InputError
 
 #: Rate factor of libx264: the pictures stay clean, and a clip of 128 pixels stays under ten kilobytes.
@@ -50,6 +50,8 @@ def manifest_row(spec: ClipSpec, path: str, twin_id: str | None) -> dict[str, ob
         "path": path,
         "id": spec.id,
         "captions": list(spec.captions),
+        # What is true of the clip played backwards: training turns it round in time and has its hardest negative for free.
+        "reversed_captions": [] if (turned := twin(spec)) is None or twin_id is not None else list(turned.captions),
         "split": spec.split,
         "kind": spec.kind,
         "event": spec.event,

@@ -130,14 +130,15 @@ class HeadsBackbone(_OfflineBackbone):
         self.embed_dim = embed_dim
         width = embed_dim
         self.cell_in = nn.Linear(self.channels, width)
-        self.cell_position = nn.Parameter(torch.randn(self.cells, width) * 0.02)
+        # Positions start as large as the features: where a thing is must reach the frame token, or motion cannot be learned.
+        self.cell_position = nn.Parameter(torch.randn(self.cells, width) * 0.5)
         self.cell_mixer = Block(width, max(1, width // 64), 2.0)
         self.cell_norm = nn.LayerNorm(width)
         self.reader_logits = nn.Linear(width, readers)
         self.reader_values = nn.Linear(width, width)
-        self.frame_out = nn.Sequential(nn.Linear(readers * width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.frame_out = nn.Sequential(nn.Linear(readers * width, 2 * width), nn.GELU(), nn.Linear(2 * width, width), nn.LayerNorm(width))
         self.text_in = nn.Linear(MiniLM.width, width)
-        self.pad = nn.Parameter(torch.randn(CONTEXT_LENGTH, width) * 0.02)
+        self.pad = nn.Parameter(torch.randn(CONTEXT_LENGTH, width) * 0.5)
         self.text_position = nn.Parameter(torch.randn(CONTEXT_LENGTH, width) * 0.02)
         self.text_blocks = nn.ModuleList(Block(width, max(1, width // 64), 4.0) for _ in range(text_layers))
         self.text_norm = nn.LayerNorm(width)

@@ -42,7 +42,7 @@ class TemporalTransformer(nn.Module):
         super().__init__()
         self.config = config
         heads = max(1, width // config.head_width)
-        self.position = nn.Parameter(torch.randn(config.max_frames, width) * 0.02) if config.positions else None
+        self.position = nn.Parameter(torch.randn(config.max_frames, width) * config.position_std) if config.positions else None
         self.expansion = nn.Parameter(torch.randn(config.expansion_tokens, width) * 0.02)
         self.blocks = nn.ModuleList(Block(width, heads, config.mlp_ratio) for _ in range(config.layers))
 

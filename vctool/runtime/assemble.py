@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from vctool.data.pinned import EFFICIENTNET_LITE0, MINILM, MINILM_TOKENIZER, folded_convolution
 from vctool.errors import InputError, ModelError
+from vctool.runtime.checksums import write_checksums
 
 ASSEMBLY = "assembly.json"
 REST = "rest.bin"
@@ -33,8 +34,6 @@ def assemble(bundle: Path, target: Path) -> None:
     Raises ModelError where a tower's package is missing (the hint is the pip line) or the result is not what the bundle
     promises; InputError where `target` exists already or cannot be written.
     """
-    from vctool.runtime.checksums import write_checksums
-
     if target.exists():
         raise InputError(f"{target} exists already", "choose another folder, or remove it first")
     plan = json.loads((bundle / ASSEMBLY).read_text(encoding="utf-8"))
