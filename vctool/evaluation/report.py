@@ -13,14 +13,14 @@ from vctool.metrics import METRIC_NAMES
 
 RESULT_FILE = "result.json"
 REPORT_FILE = "report.md"
-# Rank metrics have no natural scale, recall is in percent: digits that mean something for a thousand queries.
-_DIGITS = {"MRR": 4, "mAP": 4, "nDCG@10": 4, "p": 4}
+# Digits that mean something for a thousand queries; recall is in percent, the rest has two.
+_DIGITS = {"R@1": 1, "R@5": 1, "R@10": 1, "R@50": 1, "MRR": 4, "mAP": 4, "nDCG@10": 4, "p": 4}
 _TITLES = {"geometric_mean": "geo. mean"}
 
 
 def number(name: str, value: float) -> str:
     """A metric's value with the digits that mean something."""
-    return f"{value:.{_DIGITS.get(name, 2 if value >= 100 or name == 'geometric_mean' else 1 if name.startswith('R@') else 2)}f}"
+    return f"{value:.{_DIGITS.get(name, 2)}f}"
 
 
 def title(name: str) -> str:
