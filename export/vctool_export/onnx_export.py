@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -23,11 +22,11 @@ MAX_ABS_ERROR = 1e-4
 """Largest difference from PyTorch that an fp32 graph may show, on L2-normalised tokens and relative for features."""
 
 
-def export_graphs(model_dir: Path, *, progress: Callable[[str], None] | None = None) -> None:
+def export_graphs(model_dir: Path, *, progress: Callable[[str], None] | None = None) -> dict[str, float]:
     """Write `onnx/{text,frame,temporal}.onnx` (weights beside them as `.onnx.data`) and the directory's checksums.
 
     Every graph is run in ONNX Runtime at batches of 1, 2 and 5 and compared with PyTorch; a graph that drifts raises
-    VerificationError and nothing of the directory is changed.
+    VerificationError and nothing of the directory is changed. Returns the largest error of each graph.
     """
     say = progress or (lambda _: None)
     try:
@@ -37,6 +36,7 @@ def export_graphs(model_dir: Path, *, progress: Callable[[str], None] | None = N
     except ImportError as problem:
         raise MissingExtraError(problem.name or "onnx", "export" if problem.name != "onnxruntime" else "cpu") from None
     model = load_model(model_dir)
+    errors: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix=".onnx-", dir=model_dir) as scratch:
         folder = Path(scratch) / "onnx"
         folder.mkdir()
@@ -44,14 +44,15 @@ def export_graphs(model_dir: Path, *, progress: Callable[[str], None] | None = N
             say(f"exporting {spec.name}")
             export_graph(spec, folder / f"{spec.name}.onnx")
             say(f"comparing {spec.name} with PyTorch")
-            error = compare_with_torch(spec, folder / f"{spec.name}.onnx")
+            errors[spec.name] = error = compare_with_torch(spec, folder / f"{spec.name}.onnx")
             if not error <= MAX_ABS_ERROR:
                 raise VerificationError(f"the exported {spec.name} graph differs from PyTorch by {error:.2g} (allowed: {MAX_ABS_ERROR:g})")
         target = model_dir / "onnx"
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(Path(scratch) / "old")
         folder.rename(target)
     write_checksums(model_dir)
+    return errors
 
 
 def export_graph(spec: GraphSpec, path: Path) -> None:

@@ -9,12 +9,15 @@ from vctool.cli.command import Group, LazyCommand
 
 # name: (module, attribute, one line of help), in the order of `vctool --help`.
 COMMANDS: dict[str, LazyCommand] = {
+    "demo": ("vctool.cli.demo", "demo", "The whole job, offline, on clips and a model that ship with the package."),
+    "fetch": ("vctool.cli.fetch", "fetch", "Write a model directory to start from."),
     "index": ("vctool.cli.index", "index", "Build or update a token store from videos."),
     "query": ("vctool.cli.query", "query", "Find clips by a sentence, and see why."),
     "train": ("vctool.cli.train", "train", "Train a model from a recipe."),
     "evaluate": ("vctool.cli.evaluate", "evaluate", "Metrics of a model, a store or a similarity matrix."),
     "compare": ("vctool.cli.compare", "compare", "Is result B better than result A? A paired test."),
     "data": ("vctool.cli.data", "data", "Benchmarks: what is known of them, and what of them is here."),
+    "export": ("vctool.cli.export", "export", "Write a model's ONNX graphs, proved against PyTorch."),
     "info": ("vctool.cli.info", "info", "Say what a path is: model directory, token store, video."),
     "doctor": ("vctool.cli.doctor", "doctor", "Say what this machine can do, and how to mend what it cannot."),
     "completion": ("vctool.cli.completion", "completion", "Print the completion script for a shell."),

@@ -116,10 +116,10 @@ class _Asked:
             if self.as_json:
                 print_json(result.to_json())
             else:
-                _show(result, titled, self.explain)
+                show(result, titled, self.explain)
 
 
-def _show(result: SearchResult, titled: bool, explain: bool) -> None:
+def show(result: SearchResult, titled: bool, explain: bool) -> None:
     from rich.text import Text
 
     console = stdout()

@@ -33,6 +33,9 @@ def build_model(config: ModelConfig, *, checkpoint: Path | None = None) -> Video
         backbone = OpenClipBackbone(config.backbone.name, checkpoint=checkpoint, quick_gelu=config.backbone.quick_gelu)
     if backbone.embed_dim != config.embed_dim:
         raise ModelError(f"{config.backbone.name} has width {backbone.embed_dim}, the config says {config.embed_dim}", "set embed_dim to the backbone's width")
+    temporal = config.temporal
+    if temporal.kind == "transformer" and temporal.positions and config.frames > temporal.max_frames:
+        raise ModelError(f"{config.frames} frames do not fit into temporal.max_frames = {temporal.max_frames}", "raise temporal.max_frames")
     if config.query.max_length > backbone.context_length:
         raise ModelError(f"query.max_length is {config.query.max_length}, {config.backbone.name} takes {backbone.context_length}")
     if isinstance(backbone, OpenClipBackbone) and not backbone.causal and config.query.max_length != backbone.context_length:

@@ -24,6 +24,8 @@ class LossConfig:
     """kind: the objective. log_scale, bias: starts of t and b (SigLIP's trained values by default).
 
     separate_scale: own t and b per branch. frame_weight, video_weight: the lambdas of the branches.
+    reversal_weight: weight of `reversal_loss`, which teaches the direction of time where a batch holds clips played both ways
+    (ours, not the paper's: in-batch negatives alone taught content and left opposite motions untold in every trial).
     calibrate_bias: start b at the value that makes the mean pair as unlikely as its share of positives,
     b = -exp(t) * mean(MMS) - log(B - 1), measured on the first batch (ours, not the paper's: CLIP cosines sit far
     above the neutral cosine of SigLIP's start).
@@ -35,15 +37,17 @@ class LossConfig:
     separate_scale: bool = False
     frame_weight: float = 1.0
     video_weight: float = 1.0
+    reversal_weight: float = 0.0
     calibrate_bias: bool = False
 
 
 class LossOutput(NamedTuple):
-    """total: scalar to differentiate. frame, video: the branches' own losses, detached (NaN where there is none)."""
+    """total: scalar to differentiate. frame, video, reversal: the parts, detached (NaN where there is none)."""
 
     total: Tensor
     frame: Tensor
     video: Tensor
+    reversal: Tensor = torch.full((), float("nan"))
 
 
 def sigmoid_loss(score_BC: Tensor, positive_BC: Tensor, log_scale: Tensor, bias: Tensor) -> Tensor:
@@ -63,6 +67,18 @@ def infonce_loss(score_BC: Tensor, positive_BC: Tensor, log_scale: Tensor) -> Te
     return (one_way(logit_BC, positive_BC) + one_way(logit_BC.T, positive_BC.T)) / 2
 
 
+def reversal_loss(score_BB: Tensor, reversal_B: Tensor, log_scale: Tensor) -> Tensor:
+    """Mean of `softplus(-exp(t) * (S_ii - S_ij))` over captions i whose clip's reversal is in column j = reversal_B[i] (not -1).
+
+    A clip and its reversal have the same frames, so only what the order of frames tells can lower it. Zero if there is none.
+    """
+    rows = torch.nonzero(reversal_B >= 0).flatten()
+    if len(rows) == 0:
+        return score_BB.sum() * 0
+    margin = score_BB[rows, rows] - score_BB[rows, reversal_B[rows]]
+    return F.softplus(-log_scale.exp() * margin).mean()
+
+
 class RetrievalLoss(nn.Module):
     """The configured objective with its learnable log-scale t and bias b ([1], or [2] for separate branches)."""
 
@@ -74,8 +90,19 @@ class RetrievalLoss(nn.Module):
         self.bias = nn.Parameter(torch.full((count,), config.bias))
         self.bias.requires_grad_("sigmoid" in config.kind)
 
-    def forward(self, scores: BranchScores, positive_BC: Tensor) -> LossOutput:
-        """scores: B captions against C clips. positive_BC: bool, True where the clip is one the caption describes."""
+    def forward(self, scores: BranchScores, positive_BC: Tensor, reversal_B: Tensor | None = None) -> LossOutput:
+        """scores: B captions against C clips. positive_BC: bool, True where the clip is one the caption describes.
+
+        reversal_B: int64, the column that shows caption i's clip (column i) played backwards, or -1; used where
+        `reversal_weight` is set, on the video branch (the frame branch cannot see order).
+        """
+        out = self._retrieval(scores, positive_BC)
+        if not self.config.reversal_weight or reversal_B is None or scores.video_BC is None:
+            return out
+        reversal = reversal_loss(scores.video_BC, reversal_B, self.log_scale[-1])
+        return out._replace(total=out.total + self.config.reversal_weight * reversal, reversal=reversal.detach())
+
+    def _retrieval(self, scores: BranchScores, positive_BC: Tensor) -> LossOutput:
         nan = torch.full((), float("nan"))
         if "combined" in self.config.kind or scores.frame_BC is None or scores.video_BC is None:
             total = self._single(scores.total_BC, positive_BC, 0)

@@ -88,12 +88,16 @@ class ConseBackbone(_OfflineBackbone):
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_str(json.dumps(_bert_tokenizer_json()))
-        rows = []
-        for name in imagenet_class_names():
-            ids = torch.tensor([tokenizer.encode(self.template.format(name)).ids])
-            mask = torch.ones_like(ids)
-            rows.append(F.normalize(_mean_over_tokens(self.text_tower(ids, mask), mask), dim=-1))
-        self.class_embedding.copy_(torch.cat(rows))
+        encodings = tokenizer.encode_batch([self.template.format(name) for name in imagenet_class_names()])
+        by_length = sorted(range(len(encodings)), key=lambda i: len(encodings[i].ids))
+        for start in range(0, len(by_length), 50):
+            chosen = by_length[start : start + 50]
+            longest = len(encodings[chosen[-1]].ids)
+            ids, mask = torch.zeros(len(chosen), longest, dtype=torch.int64), torch.zeros(len(chosen), longest, dtype=torch.int64)
+            for row, i in enumerate(chosen):
+                ids[row, : len(encodings[i].ids)] = torch.tensor(encodings[i].ids)
+                mask[row, : len(encodings[i].ids)] = 1
+            self.class_embedding[chosen] = F.normalize(_mean_over_tokens(self.text_tower(ids, mask), mask), dim=-1)
 
     def frame_map(self, frame_NHWC: Tensor) -> Tensor:
         with torch.no_grad():

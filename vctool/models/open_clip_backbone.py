@@ -49,7 +49,6 @@ class OpenClipBackbone(Backbone):
                 f"{checkpoint} does not hold the weights of {architecture}: {reason}", "name the architecture it was trained as"
             ) from None
         self.architecture = architecture
-        self.text: Any = self.model.text if hasattr(self.model, "text") else self.model
         if not hasattr(self.text, "token_embedding") or getattr(self.text, "cls_emb", None) is not None:
             raise ModelError(f"{architecture} has a text tower without per-token features in the joint space", "use a CLIP, SigLIP or PE model")
         if getattr(self.text, "use_pad_mask", False):
@@ -61,6 +60,11 @@ class OpenClipBackbone(Backbone):
         else:
             self.embed_dim = int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])
         self.preprocess = preprocess_of(architecture, self.model, quick_gelu)
+
+    @property
+    def text(self) -> Any:
+        """The module that holds the text tower's parts. Not an attribute: as a second submodule all weights would be stored twice."""
+        return self.model.text if hasattr(self.model, "text") else self.model
 
     @property
     def causal(self) -> bool:

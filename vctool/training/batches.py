@@ -39,6 +39,13 @@ class Batch:
     text_B: NDArray[np.int64]
     positive_BB: NDArray[np.bool_]
 
+    @property
+    def reversal_B(self) -> NDArray[np.int64]:
+        """int64: the row that shows the same clip in the other direction of time, -1 where the batch has none."""
+        shown = list(zip(self.clip_B.tolist(), self.reversed_B.tolist(), strict=True))
+        place = {presentation: row for row, presentation in enumerate(shown)}
+        return np.array([place.get((clip, not back), -1) for clip, back in shown], dtype=np.int64)
+
 
 class BatchPlan:
     """All batches of a training run over `clips`. `size` is the number of rows that a batch aims at."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from vctool.models.interaction import BranchScores
 from vctool.models.video_colbert import QueryTokens, VideoColBERT, VideoTokens
 from vctool.training.precision import Precision
 from vctool.training.texts import TextInput
@@ -37,9 +37,13 @@ def encode_texts(model: VideoColBERT, text: TextInput, precision: Precision) -> 
     return QueryTokens(query.query_BQD.float(), query.query_mask_BQ)
 
 
-def batch_scores(
-    model: VideoColBERT, frames: Tensor, frame_mask_BF: Tensor, text: TextInput, *, pixels: bool, precision: Precision
-) -> BranchScores:
-    """Every caption of a batch against every clip of it: [B, B] float32 for each branch."""
-    feature_BFD = encode_frames(model, frames, frame_mask_BF, pixels=pixels, precision=precision)
-    return model.score(encode_texts(model, text, precision), encode_clips(model, feature_BFD, frame_mask_BF, precision))
+def present(feature_UFD: Tensor, frame_mask_UF: Tensor, row_B: Tensor, reversed_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Frame features of U clips as B presentations of them: feature_BFD and mask_BF.
+
+    row_B: which clip each presentation shows. A reversed one has its real frames in the opposite order. A frame's features
+    do not depend on when it is shown, so a clip and its reversal need them computed once.
+    """
+    feature_BFD, mask_BF = feature_UFD[row_B.to(feature_UFD.device)], frame_mask_UF[row_B]
+    place_1F, count_B1 = torch.arange(mask_BF.shape[1])[None], mask_BF.sum(dim=1, keepdim=True)
+    order_BF = torch.where(reversed_B[:, None] & mask_BF, count_B1 - 1 - place_1F, place_1F).to(feature_BFD.device)
+    return feature_BFD.gather(1, order_BF[..., None].expand_as(feature_BFD)), mask_BF

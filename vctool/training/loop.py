@@ -23,7 +23,7 @@ from vctool.training.batches import Batch
 from vctool.training.checkpoint import Progress
 from vctool.training.diagnosis import stalled
 from vctool.training.display import Display, Update
-from vctool.training.forward import batch_scores
+from vctool.training.forward import encode_clips, encode_frames, encode_texts, present
 from vctool.training.log import RunLog, finite
 from vctool.training.observe import StepNumbers, first_look, stall_reasons, step_values
 from vctool.training.optimizer import build_optimizer, rate_factor, set_rates, trained_parameters
@@ -35,11 +35,12 @@ from vctool.training.validation import validate
 
 
 class BatchInputs(NamedTuple):
-    """A batch with its arrays, on the CPU."""
+    """A batch with its arrays, on the CPU. The frames are those of its U different clips, forwards; `row_B` finds them."""
 
     batch: Batch
     frames: Tensor
-    frame_mask_BF: Tensor
+    frame_mask_UF: Tensor
+    row_B: Tensor
     text: TextInput
 
 
@@ -117,16 +118,21 @@ class Trainer:
 
     def _read(self, epoch: int, number: int) -> BatchInputs:
         batch, train = self.it.plan.batch(epoch, number), self.it.train
-        frames, mask_BF = train.frames.take(batch.clip_B, batch.reversed_B)
-        return BatchInputs(batch, frames, mask_BF, train.texts.take(batch.text_B))
+        clip_U, row_B = np.unique(batch.clip_B, return_inverse=True)
+        frames, mask_UF = train.frames.take(clip_U, np.zeros(len(clip_U), np.bool_))
+        return BatchInputs(batch, frames, mask_UF, torch.from_numpy(row_B), train.texts.take(batch.text_B))
 
     def _scores(self, inputs: BatchInputs) -> BranchScores:
-        frames, pixels = inputs.frames, self.it.train.frames.pixels
-        return batch_scores(self.it.model, frames, inputs.frame_mask_BF, inputs.text, pixels=pixels, precision=self.it.precision)
+        model, precision, train = self.it.model, self.it.precision, self.it.train
+        feature_UFD = encode_frames(model, inputs.frames, inputs.frame_mask_UF, pixels=train.frames.pixels, precision=precision)
+        feature_BFD, mask_BF = present(feature_UFD, inputs.frame_mask_UF, inputs.row_B, torch.from_numpy(inputs.batch.reversed_B))
+        return model.score(encode_texts(model, inputs.text, precision), encode_clips(model, feature_BFD, mask_BF, precision))
 
     def _backward(self, inputs: BatchInputs) -> StepNumbers:
-        positive_BB = torch.from_numpy(inputs.batch.positive_BB).to(self.it.precision.device)
-        out = self.it.loss(self._scores(inputs), positive_BB)
+        device = self.it.precision.device
+        positive_BB = torch.from_numpy(inputs.batch.positive_BB).to(device)
+        reversal_B = torch.from_numpy(inputs.batch.reversal_B).to(device)
+        out = self.it.loss(self._scores(inputs), positive_BB, reversal_B)
         value = float(out.total.detach())
         if not math.isfinite(value):
             first = self.it.train.clips.clips[int(inputs.batch.clip_B[0])].input.id

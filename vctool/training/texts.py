@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import vctool
-from vctool.models.video_colbert import VideoColBERT
+from vctool.errors import InputError
+from vctool.models.video_colbert import VideoColBERT, counted_tokens
 from vctool.preprocessing.tokenizer import Tokenizer
 from vctool.training.features import Report, tower_fingerprint
 from vctool.training.precision import Precision
@@ -60,9 +61,17 @@ def prepare_texts(
     precision: Precision,
     report: Report | None = None,
 ) -> TextData:
-    """Tokenize `texts`; with a frozen tower also its states, from the cache folder or computed now."""
+    """Tokenize `texts`; with a frozen tower also its states, from the cache folder or computed now.
+
+    Raises InputError for a caption of which no token counts: its score would be a mean of nothing.
+    """
     tokens = tokenizer.encode(texts)
     ids_NL, mask_NL = tokens.input_ids_BL.astype(np.int32), tokens.attention_mask_BL.astype(np.bool_)
+    empty = np.flatnonzero(~counted_tokens(model.config.query, torch.from_numpy(tokens.attention_mask_BL)).any(dim=1).numpy())
+    if len(empty) and model.config.query.policy == "tokens":
+        raise InputError(
+            f"the caption {texts[empty[0]]!r} has no token that counts", 'take it out of the manifest, or set model.query.counted = "all"'
+        )
     states = _states(model, ids_NL, mask_NL, root, precision, report) if frozen else None
     return TextData(ids_NL, mask_NL, states, sum(tokens.truncated))
 
