@@ -115,6 +115,23 @@ def write_sound(path: Path, cover: bool = False) -> Path:
     return path
 
 
+def with_cover(source: Path, target: Path) -> Path:
+    """Copy a video and put cover art, a still picture of another number, in front of it."""
+    with av.open(str(source)) as given, av.open(str(target), "w", format="mp4") as made:
+        art = made.add_stream("png", rate=1, options={})
+        art.width, art.height, art.pix_fmt = 96, 64, "rgb24"
+        art.disposition = av.stream.Disposition.attached_pic.value
+        stream = given.streams.video[0]
+        copy = made.add_stream_from_template(stream)
+        made.mux(art.encode(av.VideoFrame.from_ndarray(picture(4000), format="rgb24")))
+        made.mux(art.encode())
+        for packet in given.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                made.mux(packet)
+    return target
+
+
 def cut_copy(source: Path, target: Path, start: int) -> Path:
     """Copy packets so that the file begins at frame `start`, without encoding: what `ffmpeg -ss -c copy` does.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from makevideo import numbers_in, picture, write_sound, write_video
+from makevideo import numbers_in, picture, with_cover, write_sound, write_video
 
 from vctool.errors import MissingExtraError, UsageProblem, VctoolError, VideoError
 from vctool.video.decode import decode_frames
@@ -116,13 +116,26 @@ def test_sound_without_picture(tmp_path: Path) -> None:
     assert reason(write_sound(tmp_path / "b.m4a", cover=True)) == "has sound but no picture"
 
 
+def test_cover_art_is_not_the_video(sixty: Path, tmp_path: Path) -> None:
+    path = with_cover(sixty, tmp_path / "a.mp4")
+    with av.open(str(path)) as container:
+        assert len(container.streams.video) == 2
+    assert numbers_in(decode_frames(path, ALL).frames) == list(range(60))
+    assert probe(path).frame_count == 60
+
+
 def test_a_recording_cut_before_its_index(tmp_path: Path) -> None:
     """row: mp4 cut before moov."""
+    path = tmp_path / "cut.mp4"
     data = write_video(tmp_path / "a.mp4", 60).read_bytes()
-    (tmp_path / "cut.mp4").write_bytes(data[: data.rfind(b"moov") - 4])
-    assert reason(tmp_path / "cut.mp4") == "cut short: the index at the end of the file (moov) is missing"
-    (tmp_path / "cut.mp4").write_bytes(data[:-200])
-    assert reason(tmp_path / "cut.mp4") == "cut short or damaged: its index cannot be read"
+    index = data.rfind(b"moov") - 4
+    for length in (index, index - 1000):
+        path.write_bytes(data[:length])
+        assert reason(path) == "cut short: the index (moov) that belongs at its end is missing"
+    path.write_bytes(data[:-200])
+    assert reason(path) == "cut short: the file ends inside its index (moov)"
+    path.write_bytes(data[:index] + bytes(len(data) - index))
+    assert reason(path) == "damaged: its index cannot be read"
 
 
 def test_a_header_without_pictures(sixty: Path, tmp_path: Path) -> None:
@@ -178,7 +191,8 @@ def test_damage_at_the_head_does_not_move_the_times(sixty: Path, tmp_path: Path)
         data[at + 4 : at + size] = bytes(size - 4)
     (tmp_path / "head.mp4").write_bytes(data)
     decoded = decode_frames(tmp_path / "head.mp4", ALL)
-    assert decoded.damaged >= 1
+    assert decoded.damaged >= 12
+    assert probe(tmp_path / "head.mp4").frame_count == 48
     late = [(n, t) for n, t in zip(numbers_in(decoded.frames), decoded.times_F, strict=True) if n >= 12]
     assert len(late) == 48
     assert all(t == pytest.approx(n / 30) for n, t in late)

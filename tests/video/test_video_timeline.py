@@ -40,10 +40,11 @@ def test_a_cut_without_care_would_repeat_frames(one_group: Path, tmp_path: Path)
     assert probe(cut).frame_count == 53
 
 
+@pytest.mark.parametrize("first_clock", [0, 300])
 @pytest.mark.parametrize("second_size", [(96, 64), (144, 96)])
-def test_two_joined_transport_streams_go_on_where_the_first_ends(second_size: tuple[int, int], tmp_path: Path) -> None:
-    """row: two .ts files concatenated (size changes, clock restarts)."""
-    first = write_video(tmp_path / "1.ts", 60)
+def test_two_joined_transport_streams_go_on_where_the_first_ends(second_size: tuple[int, int], first_clock: int, tmp_path: Path) -> None:
+    """row: two .ts files concatenated (size changes, clock restarts: at the same times again, or 10 s before)."""
+    first = write_video(tmp_path / "1.ts", 60, pts=[first_clock + i for i in range(60)])
     second = write_video(tmp_path / "2.ts", 60, first=100, size=second_size)
     joined = tmp_path / "joined.ts"
     joined.write_bytes(first.read_bytes() + second.read_bytes())
@@ -116,6 +117,26 @@ def _watch(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[Any]]:
     monkeypatch.setattr(pyav_reader, "_road", watched)
     monkeypatch.setattr(pyav_reader, "PacketSource", Source)
     return passed, decoded
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_a_picture_shown_before_a_keyframe_but_stored_after_it_is_decoded_from_the_one_before(
+    codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Open groups of pictures: what leads a keyframe leans on the group before."""
+    options = {
+        "libx264": {"x264-params": "open-gop=1:keyint=100:min-keyint=100:bframes=3:scenecut=0:b-adapt=0"},
+        "libx265": {"x265-params": "open-gop=1:keyint=100:min-keyint=100:bframes=3:scenecut=0:b-adapt=0:log-level=none"},
+    }[codec]
+    path = write_video(tmp_path / "a.mp4", 320, codec=codec, options={"preset": "ultrafast", **options})
+    timeline = pyav_reader.scan(path)
+    keys = timeline.packet_pts_P[timeline.packet_key_P]
+    leading = [p for i, p in enumerate(timeline.packet_pts_P) if np.any(timeline.packet_key_P[:i] & (timeline.packet_pts_P[:i] > p))]
+    assert len(keys) > 2
+    assert leading  # the encoder did as it was told
+    monkeypatch.delattr(pyav_reader, "retimed")  # the first pass must find them
+    for number in range(195, 206):
+        assert numbers_in(decode_frames(path, 1, start=number / 30, end=(number + 1) / 30).frames) == [number]
 
 
 def test_what_is_far_from_any_wanted_frame_is_not_decoded(long_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,19 +107,19 @@ def test_a_decoder_that_dies_costs_exactly_its_clip(kind: str, reason: str, clip
 
 
 def test_a_decoder_that_hangs_is_killed_after_the_time_limit(clips: Clips) -> None:
-    with DecodePool(2, count=12, decoder=BAD, timeout_s=1.0) as pool:
+    with DecodePool(2, count=12, decoder=BAD, timeout_s=2.0) as pool:
         list(pool.run(clips("good", "good")))
         began = time.perf_counter()
-        assert outcome(list(pool.run(clips("hang", "good", "good", "good")))) == ["took longer than 1 s", SIXTY, SIXTY, SIXTY]
+        assert outcome(list(pool.run(clips("hang", "good", "good", "good")))) == ["took longer than 2 s", SIXTY, SIXTY, SIXTY]
         assert time.perf_counter() - began < 6
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no SIGSTOP on this system")
 def test_a_process_that_is_stopped_from_outside_is_a_hang_too(clips: Clips) -> None:
-    with DecodePool(1, count=12, decoder=BAD, timeout_s=1.0) as pool:
+    with DecodePool(1, count=12, decoder=BAD, timeout_s=2.0) as pool:
         list(pool.run(clips("good")))
         os.kill(pids(pool)[0], signal.SIGSTOP)
-        assert outcome(list(pool.run(clips("good", "good")))) == ["took longer than 1 s", SIXTY]
+        assert outcome(list(pool.run(clips("good", "good")))) == ["took longer than 2 s", SIXTY]
 
 
 def test_a_process_that_is_killed_while_idle_is_replaced(clips: Clips) -> None:
@@ -196,10 +196,10 @@ def test_work_goes_on_while_the_taker_is_busy(clips: Clips) -> None:
     with DecodePool(1, count=12, decoder=BAD) as pool:
         results = pool.run(clips("good", "slow", "good"))
         next(results)
-        time.sleep(0.6)
+        time.sleep(1.0)
         began = time.perf_counter()
         next(results)
-        assert time.perf_counter() - began < 0.2
+        assert time.perf_counter() - began < 0.25
         list(results)
 
 

@@ -51,14 +51,12 @@ def opened(path: Path) -> Iterator[Any]:
     """The file as a PyAV container, closed at the end. Raises VideoError where FFmpeg finds no known format in it."""
     check_file(path)
     try:
-        # `file:` because FFmpeg takes what stands before a colon in a name for a protocol; the white list because a
-        # playlist that calls itself .mp4 must not make the machine fetch addresses. (Given as `options`, which go to the
-        # streams too, it makes PyAV before 18 crash on FLV and MPEG program streams.)
-        container = av.open(f"file:{path}", container_options={"protocol_whitelist": "file"}, metadata_errors="replace")
-    except av.error.InvalidDataError:
+        # `file:` because FFmpeg takes what stands before a colon in a name for a protocol. From a local file FFmpeg opens
+        # only local files: a playlist that calls itself .mp4 fetches nothing.
+        container = av.open(f"file:{path}", metadata_errors="replace")
+    except av.FFmpegError:
+        # The file itself can be read (`check_file`): whatever FFmpeg calls it, what is in it cannot.
         raise VideoError(path, _why_unreadable(path)) from None
-    except OSError as problem:
-        raise VideoError(path, _os_reason(problem)) from None
     with container:
         yield container
 
@@ -71,7 +69,7 @@ def picture_stream(container: Any, path: Path) -> Any:
         raise VideoError(path, "has sound but no picture" if has_sound else NOT_A_VIDEO)
     usable = [s for s in moving if s.codec_context is not None]
     if not usable:
-        raise VideoError(path, "its codec is not known to this decoder")
+        raise VideoError(path, "its codec is not supported by this decoder")
     stream = next((s for s in usable if s.disposition & av.stream.Disposition.default), usable[0])
     # Clips are decoded side by side in processes: threads inside a decoder would only get in each other's way,
     # and with one thread a damaged file gives the same frames every time.
@@ -125,30 +123,32 @@ def _os_reason(problem: Exception) -> str:
 
 def _why_unreadable(path: Path) -> str:
     """A recording that was cut before its index was written is the commonest unreadable file: say so."""
-    boxes = _top_boxes(path)
-    if "ftyp" in boxes or "mdat" in boxes:
-        if "moov" not in boxes and "moof" not in boxes:
-            return "cut short: the index at the end of the file (moov) is missing"
-        return "cut short or damaged: its index cannot be read"
-    return NOT_A_VIDEO
+    boxes, ending = _top_boxes(path)
+    if not {"ftyp", "moov", "mdat"} & set(boxes):
+        return NOT_A_VIDEO
+    if ending == "cut" and boxes[-1] == "moov":
+        return "cut short: the file ends inside its index (moov)"
+    if ending != "broken" and not {"moov", "moof"} & set(boxes):
+        return "cut short: the index (moov) that belongs at its end is missing"
+    return "damaged: its index cannot be read"
 
 
-def _top_boxes(path: Path) -> list[str]:
-    """Types of the boxes at the top level of an ISO file (mp4, mov), as far as they chain up; empty for other files."""
+def _top_boxes(path: Path) -> tuple[list[str], str]:
+    """Types of the boxes at the top level of an ISO file (mp4, mov), and whether their chain is `whole`, `cut` or `broken`."""
     found: list[str] = []
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         at = 0
-        while at + 8 <= size and len(found) < 64:
+        while at + 8 <= size:
             file.seek(at)
             head = file.read(16)
             length, kind = int.from_bytes(head[:4], "big"), head[4:8]
-            if not kind.isalnum():
-                break
-            found.append(kind.decode("ascii", "replace"))
             if length == 1 and len(head) == 16:
                 length = int.from_bytes(head[8:16], "big")
-            if length < 8:
-                break
+            if length == 0:  # to the end of the file
+                length = size - at
+            if length < 8 or not kind.isalnum() or len(found) > 1000:
+                return found, "broken"
+            found.append(kind.decode("ascii"))
             at += length
-    return found
+    return found, "whole" if at == size else "cut"

@@ -2,7 +2,7 @@
 
 It carries FFmpeg 4.1.6 of July 2020, which gets no security fixes: do not give it files that you do not trust. It cannot
 open AV1, GIF, small MPEG-TS files or files without a duration, and on a stream-copied cut (an edit list) it gives wrong
-frames without an error. `tests/video/test_decord.py` shows each of these. PyAV reads all of them.
+frames without an error. `tests/video/test_video_decord.py` shows each of these. PyAV reads all of them.
 """
 
 from __future__ import annotations

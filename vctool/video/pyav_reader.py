@@ -45,18 +45,22 @@ class PyavReader:
             decoding = _Pass(path, timeline, transform)
             decoding.keep_times(timeline.pts_F[chosen])
             if len(decoding.frames) == len(chosen):
-                return decoding.result(timeline.info, timeline.pts_F)
+                return decoding.result(timeline.info, timeline.pts_F, chosen)
         # Damage, or timestamps that do not name pictures: learn what really comes out, and choose among that.
         rehearsal = _Pass(path, timeline, transform)
-        times_F = retimed(timeline, rehearsal.presented())
-        if not len(times_F):
+        times = retimed(timeline, rehearsal.presented())
+        order_F = np.argsort(times, kind="stable")
+        order_F = order_F[times[order_F] >= 0]
+        if not len(order_F):
             raise VideoError(path, "damaged: none of its pictures can be decoded")
+        times_F = times[order_F]
         duration = max(timeline.info.duration if timeline.trusted else 0.0, float(times_F[-1]) + timeline.step)
         info = replace(timeline.info, frame_times_F=times_F, frame_count=len(times_F), duration=duration)
+        chosen = choose(info, count, start, end)
         decoding = _Pass(path, timeline, transform)
-        decoding.keep_ordinals(choose(info, count, start, end))
+        decoding.keep_ordinals(np.sort(order_F[chosen]))
         never_came = timeline.info.frame_count - len(times_F) if timeline.trusted and timeline.whole else 0
-        return replace(decoding.result(info, np.arange(len(times_F))), damaged=max(rehearsal.damaged, never_came))
+        return replace(decoding.result(info, order_F, chosen), damaged=max(rehearsal.damaged, never_came))
 
     def _scan(self, path: Path) -> Timeline:
         status = check_file(path)
@@ -117,13 +121,13 @@ class _Pass:
             if not ahead:
                 return
 
-    def result(self, info: VideoInfo, keys_F: NDArray[np.int64]) -> DecodedFrames:
-        """The kept frames in order, where `keys_F` names the pictures of `info.frame_times_F`."""
-        if not self.frames:
-            raise VideoError(self.path, "damaged: none of the chosen pictures can be decoded")
+    def result(self, info: VideoInfo, key_F: NDArray[np.int64], chosen: NDArray[np.int64]) -> DecodedFrames:
+        """What was kept of the chosen frames, where `key_F` names the pictures of `info.frame_times_F` as `frames` does."""
         assert info.frame_times_F is not None
-        keys = sorted(self.frames)
-        return DecodedFrames([self.frames[k] for k in keys], info.frame_times_F[np.searchsorted(keys_F, keys)], info, self.damaged)
+        came = [i for i in chosen.tolist() if int(key_F[i]) in self.frames]
+        if not came:
+            raise VideoError(self.path, "damaged: none of the chosen pictures can be decoded")
+        return DecodedFrames([self.frames[int(key_F[i])] for i in came], info.frame_times_F[came], info, self.damaged)
 
     def _frames(self, aim: Callable[[], int], may_seek: bool = False, wanted: Container[int] | None = None) -> Iterator[Any]:
         """Decoded pictures from packet `aim()` on; with `wanted` timestamps, of the others only what those need."""

@@ -62,7 +62,6 @@ class _Packets:
     shown: list[bool]
     duration: list[int]
     first: Any = None  # the first decoded picture
-    trouble: bool = False  # whether decoding failed before that picture
 
 
 def scan(path: Path) -> Timeline:
@@ -75,21 +74,26 @@ def scan(path: Path) -> Timeline:
         if not packets.pts:
             raise VideoError(path, "cut short: it has a header but no pictures")
         if packets.first is None:
-            raise VideoError(path, f"damaged: none of its {len(packets.pts)} pictures can be decoded ({stream.codec_context.name})")
+            raise VideoError(
+                path, f"damaged: none of its {len(packets.pts)} pictures can be decoded ({stream.codec_context.codec.canonical_name})"
+            )
         return _timeline(path, container, stream, packets, missing)
 
 
 def retimed(timeline: Timeline, decoded_pts_F: list[int | None]) -> NDArray[np.float64]:
-    """Times (seconds) of decoded pictures in the order in which the decoder gave them out, non-decreasing from 0.
+    """Times (seconds) of decoded pictures, given their timestamps in the order in which the decoder gave them out.
 
     For sound timestamps this is `(pts - base) * time_base`. Where they start again, as in two recordings joined end to
     end, the later part goes on one frame after the end of the part before it. Where the container has none, pictures
     follow each other at its frame rate.
     """
+    known = [p for p in decoded_pts_F if p is not None]
+    complete = len(known) == len(decoded_pts_F)
+    if timeline.trusted and complete:
+        return _seconds(np.array(known, dtype=np.int64) - timeline.base, timeline.time_base)
     if timeline.untimed:
-        known = sorted(p for p in decoded_pts_F if p is not None)
-        decoded_pts_F = list(known) if len(known) == len(decoded_pts_F) else [None] * len(decoded_pts_F)
-    return _unwrapped(decoded_pts_F, timeline.base if timeline.trusted else None, timeline.time_base, timeline.step)
+        decoded_pts_F = [*sorted(known)] if complete else [None] * len(decoded_pts_F)
+    return _unwrapped(decoded_pts_F, timeline.time_base, timeline.step)
 
 
 def _read_packets(source: PacketSource, stream: Any) -> _Packets:
@@ -106,18 +110,17 @@ def _read_packets(source: PacketSource, stream: Any) -> _Packets:
         # A recording that starts in the middle of a group of pictures: nothing before its first keyframe can be shown.
         seen_key = seen_key or packet.is_keyframe
         if seen_key and found.first is None:
-            found.first, failed = _try_decode(decoder, packet)
-            found.trouble = found.trouble or failed
+            found.first = _first_picture(decoder, packet)
     if found.first is None:
-        found.first, _ = _try_decode(decoder, None)
+        found.first = _first_picture(decoder, None)
     return found
 
 
-def _try_decode(decoder: Any, packet: Any) -> tuple[Any, bool]:
+def _first_picture(decoder: Any, packet: Any) -> Any:
     try:
-        return next(iter(decoder.decode(packet)), None), False
+        return next(iter(decoder.decode(packet)), None)
     except Exception:
-        return None, True
+        return None
 
 
 def _hidden(codec: str, packet: Any) -> bool:
@@ -167,11 +170,11 @@ def _timeline(path: Path, container: Any, stream: Any, packets: _Packets, missin
     pts_F = known
     base = 0
     if trusted:
-        base = _zero(packets, start, int(known[0]), whole)
+        base = _zero(packets, start, whole)
         pts_F = known[known >= base]
         times_F = _seconds(pts_F - base, time_base)
     else:
-        times_F = _unwrapped(_in_order(pts, [packets.dts[i] for i in shown], untimed), None, time_base, step)
+        times_F = _unwrapped(_in_order(pts, [packets.dts[i] for i in shown], untimed), time_base, step)
     durations = {packets.pts[i]: packets.duration[i] for i in shown}
     last = durations.get(int(pts_F[-1]), 0) if len(pts_F) else 0
     duration = float(times_F[-1]) + (float(last * time_base) if last else _usual_step(times_F, 0.0 if len(times_F) == 1 else step))
@@ -195,11 +198,9 @@ def _timeline(path: Path, container: Any, stream: Any, packets: _Packets, missin
     )
 
 
-def _zero(packets: _Packets, start: int, earliest: int, whole: bool) -> int:
+def _zero(packets: _Packets, start: int, whole: bool) -> int:
     """The pts that is time 0: that of the first picture that comes out, unless damage has taken pictures before it."""
     first = int(packets.first.pts)
-    if packets.trouble:
-        return min(first, earliest)
     if not whole:
         return first
     # An mp4 or mkv starts with a keyframe. Where what it starts with does not come out, or is none, it is damaged.
@@ -233,16 +234,17 @@ def _in_order(pts: list[int | None], dts: list[int | None], untimed: bool) -> li
     return ordered + sorted(part)
 
 
-def _unwrapped(pts_F: list[int | None], base: int | None, time_base: Fraction, step: float) -> NDArray[np.float64]:
+def _unwrapped(pts_F: list[int | None], time_base: Fraction, step: float) -> NDArray[np.float64]:
+    """Times from 0, non-decreasing: a clock that goes back goes on one step after the latest picture instead."""
     times: list[float] = []
-    offset = None if base is None else -base * float(time_base)
+    offset: float | None = None
     for p in pts_F:
         after = times[-1] + step if times else 0.0
         if p is None:
             times.append(after)
             continue
         own = p * float(time_base)
-        if offset is None or (times and own + offset < times[-1] - SAME):
+        if offset is None or own + offset < times[-1] - SAME:
             offset = after - own
         times.append(max(own + offset, times[-1] if times else 0.0))
     return np.array(times, dtype=np.float64)

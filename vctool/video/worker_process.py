@@ -75,6 +75,8 @@ def work(reader: FrameReader, job: dict[str, Any], count: int, transform: Transf
         frames_FHWC = stacked(decoded.frames, path)
     except VideoError as problem:
         return {"error": problem.reason, "seconds": time.perf_counter() - began}, []
+    except VctoolError as problem:
+        return {"error": problem.message, "seconds": time.perf_counter() - began}, []
     except Exception as problem:
         return {"error": f"{type(problem).__name__}: {problem}", "seconds": time.perf_counter() - began}, []
     return _answer(decoded, time.perf_counter() - began), [frames_FHWC, decoded.times_F]
