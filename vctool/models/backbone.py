@@ -62,7 +62,7 @@ class Backbone(nn.Module, ABC):
 
 
 def normalize_pixels(frame_NHWC: Tensor, config: PreprocessConfig) -> Tensor:
-    """uint8 [N, S, S, 3] to float32 [N, 3, S, S], (x / 255 - mean) / std per channel."""
+    """uint8 [N, S, S, 3] to float32 [N, 3, S, S], (x / 255 - mean) / std per channel; in memory the channels stay last."""
     mean = torch.tensor(config.mean, device=frame_NHWC.device) * 255
     std = torch.tensor(config.std, device=frame_NHWC.device) * 255
-    return ((frame_NHWC.float() - mean) / std).permute(0, 3, 1, 2).contiguous()
+    return ((frame_NHWC.float() - mean) / std).permute(0, 3, 1, 2)

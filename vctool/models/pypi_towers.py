@@ -29,6 +29,7 @@ class EfficientNetLite0(nn.Module):
             raise ModelError("timm's tf_efficientnet_lite0 no longer matches the stored weights", "use timm 1.0.17 to 1.0.31")
         self.net.load_state_dict(dict(zip(own, stored.values(), strict=True)))
         fold_batch_norms(self.net)
+        self.to(memory_format=torch.channels_last)  # twice as fast on a CPU
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> EfficientNetLite0:
