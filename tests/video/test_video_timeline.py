@@ -153,8 +153,17 @@ def test_a_piece_deep_in_a_long_file_is_sought_not_read_through(long_video: Path
     assert len(passed) < 200
 
 
-def test_a_seek_that_lands_in_the_wrong_place_is_noticed(long_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pyav_reader, "_seek", lambda container, stream, pts: container.seek(10**9, stream=stream))
+@pytest.mark.parametrize("lands_at", [0, 10**9])
+def test_a_seek_that_lands_in_the_wrong_place_is_noticed(lands_at: int, long_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyav_reader, "_seek", lambda container, stream, pts: container.seek(lands_at, stream=stream))
+    assert numbers_in(decode_frames(long_video, 3, start=60.0, end=61.0).frames) == [1805, 1815, 1825]
+
+
+def test_a_seek_that_fails_is_done_without(long_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(pyav_reader, "_seek", broken)
     assert numbers_in(decode_frames(long_video, 3, start=60.0, end=61.0).frames) == [1805, 1815, 1825]
 
 

@@ -211,6 +211,7 @@ def _seek(container: Any, stream: Any, pts: int) -> None:
 
 def _place(timeline: Timeline, packet: Any, aim: int) -> int:
     places = np.flatnonzero(timeline.packet_pts_P == packet.pts)
-    if packet.pts is None or len(places) != 1 or places[0] > aim:
+    # Too far is wrong, and so is hardly anywhere: a file without an index lands at its start again and again.
+    if packet.pts is None or len(places) != 1 or not 0 <= aim - places[0] < MIN_SEEK:
         raise _WrongPlaceError
     return int(places[0])
