@@ -63,6 +63,18 @@ def test_a_reversed_row_has_a_caption_of_the_reversal_that_is_wrong_for_the_clip
     assert np.array_equal(batch.positive_BB, np.eye(12, dtype=bool))
 
 
+def test_each_row_knows_where_its_clip_runs_the_other_way_unless_its_caption_is_true_both_ways() -> None:
+    clips = [clip(0, (0,), (1,)), clip(1, (2, 3), (3,)), clip(2, (4,))]
+    plan = BatchPlan(clips, size=5, seed=0, reverse=True)
+    for epoch in range(6):
+        batch = plan.batch(epoch, 0)
+        for row, other in enumerate(batch.reversal_B.tolist()):
+            if batch.clip_B[row] == 2 or batch.text_B[row] == 3:
+                assert other == -1
+            else:
+                assert batch.clip_B[other] == batch.clip_B[row] and batch.reversed_B[other] != batch.reversed_B[row]
+
+
 def test_without_reverse_reversed_captions_are_not_used() -> None:
     plan = BatchPlan([clip(i, (2 * i,), (2 * i + 1,)) for i in range(6)], size=6, seed=0)
     assert not plan.batch(0, 0).reversed_B.any() and plan.rows == 6

@@ -41,10 +41,12 @@ class Batch:
 
     @property
     def reversal_B(self) -> NDArray[np.int64]:
-        """int64: the row that shows the same clip in the other direction of time, -1 where the batch has none."""
+        """int64: the row that shows the same clip in the other direction of time, for which the row's caption is wrong; else -1."""
         shown = list(zip(self.clip_B.tolist(), self.reversed_B.tolist(), strict=True))
         place = {presentation: row for row, presentation in enumerate(shown)}
-        return np.array([place.get((clip, not back), -1) for clip, back in shown], dtype=np.int64)
+        found = np.array([place.get((clip, not back), -1) for clip, back in shown], dtype=np.int64)
+        # A caption such as "a dog and a ball" is true both ways: there is no direction to be learnt from it.
+        return np.where((found >= 0) & self.positive_BB[np.arange(len(found)), found], -1, found)
 
 
 class BatchPlan:

@@ -74,7 +74,7 @@ class Trainer:
         self.trained = trained_parameters(prepared.model)
         self.progress = Progress()
         self.losses: deque[float] = deque(maxlen=2 * self.run.stall_steps)
-        self.last = StepNumbers(math.nan, math.nan, math.nan, math.nan)
+        self.last = StepNumbers(math.nan, math.nan, math.nan, math.nan, math.nan)
         self.data = data_fingerprint(prepared)
         self._since = time.monotonic()
         self._rows, self._rows_since = 0, time.monotonic()
@@ -138,7 +138,7 @@ class Trainer:
             first = self.it.train.clips.clips[int(inputs.batch.clip_B[0])].input.id
             raise self._broken(f"the loss became {value}", f", in the batch that begins with clip {first}")
         self.scaler.scale(out.total / self.optim.accumulate).backward()
-        return StepNumbers(value, float(out.frame), float(out.video), math.nan)
+        return StepNumbers(value, float(out.frame), float(out.video), float(out.reversal), math.nan)
 
     def _apply(self, parts: list[StepNumbers]) -> StepNumbers:
         self.scaler.unscale_(self.optimizer)
@@ -149,7 +149,7 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         mean = [float(np.mean(column)) for column in zip(*parts, strict=True)]
-        return StepNumbers(mean[0], mean[1], mean[2], norm)
+        return StepNumbers(mean[0], mean[1], mean[2], mean[3], norm)
 
     def _broken(self, what: str, where: str) -> VctoolError:
         epoch, within = divmod(self.progress.step, self.it.epoch_steps)

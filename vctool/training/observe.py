@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,11 +16,12 @@ from vctool.training.recipe import OptimConfig
 
 
 class StepNumbers(NamedTuple):
-    """One optimizer step: losses (means over its batches; NaN for a branch there is not) and the gradient's norm before clipping."""
+    """One optimizer step: losses (means over its batches; NaN for a part there is not) and the gradient's norm before clipping."""
 
     loss: float
     frame: float
     video: float
+    reversal: float
     gradient: float
 
 
@@ -59,6 +61,8 @@ def step_values(numbers: StepNumbers, loss: RetrievalLoss, rates: Sequence[float
         "grad_norm": numbers.gradient,
         "examples_per_second": speed,
     }
+    if not math.isnan(numbers.reversal):
+        values["loss_reversal"] = numbers.reversal
     if rates[-1] != rates[0]:
         values["backbone_lr"] = rates[-1]
     for name, parameter in (("log_scale", loss.log_scale), ("bias", loss.bias)):
