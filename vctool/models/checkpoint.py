@@ -12,8 +12,8 @@ from torch import Tensor
 from vctool.config import ModelConfig, read_json, write_json
 from vctool.errors import MissingExtraError, ModelError
 from vctool.models.backbone import Backbone
-from vctool.models.open_clip_backbone import OpenClipBackbone
 from vctool.models.offline_backbone import ConseBackbone, build_offline_backbone
+from vctool.models.open_clip_backbone import OpenClipBackbone
 from vctool.models.video_colbert import VideoColBERT
 
 WEIGHTS = "model.safetensors"
@@ -32,7 +32,10 @@ def build_model(config: ModelConfig, *, checkpoint: Path | None = None) -> Video
     else:
         backbone = OpenClipBackbone(config.backbone.name, checkpoint=checkpoint, quick_gelu=config.backbone.quick_gelu)
     if backbone.embed_dim != config.embed_dim:
-        raise ModelError(f"{config.backbone.name} has width {backbone.embed_dim}, the config says {config.embed_dim}", "set embed_dim to the backbone's width")
+        raise ModelError(
+            f"{config.backbone.name} has width {backbone.embed_dim}, the config says {config.embed_dim}",
+            "set embed_dim to the backbone's width",
+        )
     temporal = config.temporal
     if temporal.kind == "transformer" and temporal.positions and config.frames > temporal.max_frames:
         raise ModelError(f"{config.frames} frames do not fit into temporal.max_frames = {temporal.max_frames}", "raise temporal.max_frames")
@@ -75,8 +78,12 @@ def load_model(folder: Path) -> VideoColBERT:
     missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     if missing or extra:
         what = f"lacks {missing[0]}" if missing else f"has an unknown tensor {extra[0]}"
-        raise ModelError(f"{folder / WEIGHTS} does not fit {config.backbone.name}: it {what}", "config.json and the weights are of different models")
-    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}  # float16 on disk is exact in float32
+        raise ModelError(
+            f"{folder / WEIGHTS} does not fit {config.backbone.name}: it {what}", "config.json and the weights are of different models"
+        )
+    state = {
+        name: value.float() if value.is_floating_point() else value for name, value in state.items()
+    }  # float16 on disk is exact in float32
     for name, value in state.items():
         if value.shape != wanted[name].shape:
             raise ModelError(f"{folder / WEIGHTS}: {name} is {tuple(value.shape)}, the config asks for {tuple(wanted[name].shape)}")

@@ -28,8 +28,8 @@ def mean_max_sim(query_BQD: Tensor, query_mask_BQ: Tensor, token_CTD: Tensor, to
     """Mean over counted query tokens of the maximum over valid tokens of the dot product.
 
     query_BQD, token_CTD: L2-normalised tokens. query_mask_BQ, token_mask_CT: bool, True where a token counts.
-    Returns score_BC float32 (float64 for float64 tokens). A clip without a valid token scores -inf. `chunk` clips are scored at a time, so that the
-    [B, chunk, Q, T] similarities bound the memory; the result does not depend on it.
+    Returns score_BC float32 (float64 for float64 tokens). A clip without a valid token scores -inf. `chunk` clips are
+    scored at a time, so that the [B, chunk, Q, T] similarities bound the memory; the result does not depend on it.
 
     Masked tokens are -inf before the maximum: a zero would beat every negative similarity (method: MMS of Video-ColBERT, eq. 6.4).
     """

@@ -50,7 +50,9 @@ class OpenClipBackbone(Backbone):
             ) from None
         self.architecture = architecture
         if not hasattr(self.text, "token_embedding") or getattr(self.text, "cls_emb", None) is not None:
-            raise ModelError(f"{architecture} has a text tower without per-token features in the joint space", "use a CLIP, SigLIP or PE model")
+            raise ModelError(
+                f"{architecture} has a text tower without per-token features in the joint space", "use a CLIP, SigLIP or PE model"
+            )
         if getattr(self.text, "use_pad_mask", False):
             raise ModelError(f"{architecture} masks its pads by id, which hides true pad tokens", "use a CLIP, SigLIP or PE model")
         self.context_length = int(self.text.context_length)
@@ -147,7 +149,8 @@ def preprocess_of(architecture: str, model: Any, quick_gelu: bool = False) -> Pr
         recorded = get_pretrained_cfg(architecture, tags[0])
         mean = tuple(recorded.get("mean") or open_clip.OPENAI_DATASET_MEAN)
         std = tuple(recorded.get("std") or open_clip.OPENAI_DATASET_STD)
-        interpolation, resize = recorded.get("interpolation") or "bicubic", recorded.get("resize_mode") or "shortest"
+        interpolation: Any = recorded.get("interpolation") or "bicubic"
+        resize: Any = recorded.get("resize_mode") or "shortest"
     elif "siglip" in family or family.startswith("pe-"):
         mean = std = (0.5, 0.5, 0.5)
         interpolation, resize = "bicubic", "squash"
@@ -174,7 +177,15 @@ def clip_tokenizer_json() -> dict[str, Any]:
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": ids[token], "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+            {
+                "id": ids[token],
+                "content": token,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
             for token in (start, end)
         ],
         "normalizer": None,
@@ -187,7 +198,11 @@ def clip_tokenizer_json() -> dict[str, Any]:
         },
         "post_processor": {
             "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": start, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": end, "type_id": 0}}],
+            "single": [
+                {"SpecialToken": {"id": start, "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": end, "type_id": 0}},
+            ],
             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
             "special_tokens": {token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in (start, end)},
         },
@@ -204,5 +219,3 @@ def clip_tokenizer_json() -> dict[str, Any]:
             "merges": [" ".join(pair) for pair in ranks],
         },
     }
-
-

@@ -6,6 +6,8 @@ The files are pinned by SHA-256 and read without unpickling code.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ class EfficientNetLite0(nn.Module):
         super().__init__()
         import timm
 
-        self.net = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        self.net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         stored = torch.load(EFFICIENTNET_LITE0.locate(), map_location="cpu", weights_only=True)
         own = self.net.state_dict()
         # Two naming schemes for one architecture: the tensors correspond in order, and every shape is checked.
@@ -100,11 +102,11 @@ class MiniLM(nn.Module):
     def forward(self, input_ids_BL: Tensor, attention_mask_BL: Tensor) -> Tensor:
         """Token states [B, L, 384] float32; positions outside the mask are not attended to."""
         positions = torch.arange(input_ids_BL.shape[1], device=input_ids_BL.device)
-        e = self.embeddings
-        x = e["word_embeddings"](input_ids_BL) + e["position_embeddings"](positions) + e["token_type_embeddings"].weight[0]
+        e: Any = self.embeddings
+        x: Tensor = e["word_embeddings"](input_ids_BL) + e["position_embeddings"](positions) + e["token_type_embeddings"].weight[0]
         x = e["LayerNorm"](x)
         allowed = attention_mask_BL.bool()[:, None, None, :]
-        for layer in self.encoder["layer"]:  # type: ignore[union-attr]
+        for layer in cast(nn.ModuleList, self.encoder["layer"]):
             x = layer(x, allowed)
         return x
 
@@ -126,12 +128,12 @@ class _BertLayer(nn.Module):
 
     def forward(self, x: Tensor, allowed: Tensor) -> Tensor:
         batch, length, width = x.shape
-        projections: nn.ModuleDict = self.attention["self"]  # type: ignore[assignment]
+        projections = cast(nn.ModuleDict, self.attention["self"])
         query, key, value = (
             projections[n](x).reshape(batch, length, self.heads, width // self.heads).transpose(1, 2) for n in ("query", "key", "value")
         )
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed).transpose(1, 2).reshape(batch, length, width)
-        out: nn.ModuleDict = self.attention["output"]  # type: ignore[assignment]
+        out = cast(nn.ModuleDict, self.attention["output"])
         x = out["LayerNorm"](x + out["dense"](mixed))
         hidden = F.gelu(self.intermediate["dense"](x))
         result: Tensor = self.output["LayerNorm"](x + self.output["dense"](hidden))

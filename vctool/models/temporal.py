@@ -28,7 +28,8 @@ class Block(nn.Module):
         qkv = self.qkv(self.norm_attention(x_BTW)).reshape(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=allowed)
         x_BTW = x_BTW + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
-        return x_BTW + self.mlp(self.norm_mlp(x_BTW))
+        out_BTW: Tensor = x_BTW + self.mlp(self.norm_mlp(x_BTW))
+        return out_BTW
 
 
 class TemporalTransformer(nn.Module):
