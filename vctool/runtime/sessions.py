@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vctool.errors import MissingExtraError, ModelError, VctoolError
+from vctool.errors import MissingExtraError, ModelError, VctoolError, install_line
 from vctool.runtime.graph_precision import has_float16
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -44,7 +44,7 @@ def import_onnxruntime() -> Any:
         names = sorted(builds)
         raise VctoolError(
             f"{' and '.join(names)} are both installed; they overwrite each other's files",
-            f'keep one: pip uninstall -y {" ".join(names)} && pip install "vctool[cpu]"   (or "vctool[gpu]")',
+            f"keep one: pip uninstall -y {' '.join(names)} && {install_line('cpu')}   (or {install_line('gpu')})",
         )
     try:
         import onnxruntime
@@ -52,12 +52,12 @@ def import_onnxruntime() -> Any:
         raise MissingExtraError("ONNX Runtime", "cpu") from None
     except ImportError as problem:
         raise VctoolError(
-            f"ONNX Runtime does not load: {_first_line(problem)}", 'try: pip install --force-reinstall "vctool[cpu]"'
+            f"ONNX Runtime does not load: {_first_line(problem)}", f"try: {install_line('cpu')} --force-reinstall"
         ) from None
     if not hasattr(onnxruntime, "InferenceSession"):  # what is left when one of two builds was uninstalled
         raise VctoolError(
             "ONNX Runtime is damaged: its package folder is incomplete",
-            f'pip uninstall -y {" ".join(sorted(builds) or RUNTIME_BUILDS[:2])} && pip install "vctool[cpu]"   (or "vctool[gpu]")',
+            f"pip uninstall -y {' '.join(sorted(builds) or RUNTIME_BUILDS[:2])} && {install_line('cpu')}   (or {install_line('gpu')})",
         )
     onnxruntime.set_default_logger_severity(4)
     return onnxruntime
@@ -88,7 +88,7 @@ class Graph:
         if device == "cuda" and _CUDA not in offered:
             raise VctoolError(
                 f"asked for cuda, but this ONNX Runtime offers only {', '.join(offered)}",
-                'pip uninstall -y onnxruntime && pip install "vctool[gpu]", or use --device cpu',
+                f"pip uninstall -y onnxruntime && {install_line('gpu')}, or use --device cpu",
             )
         self._session, self.note = _choose(ort, path, device, offered, threads)
         self.device: Literal["cpu", "cuda"] = "cuda" if _CUDA in self._session.get_providers() else "cpu"
