@@ -33,7 +33,7 @@ TOYS: dict[str, dict[str, Any]] = {
         "init_logit_bias": -10,
         "text_cfg": {
             "context_length": 16, "vocab_size": 500, "no_causal_mask": True, "proj_bias": True, "pool_type": "last", **TOWER,
-            "hf_tokenizer_name": "toy/none",
+            "hf_tokenizer_name": "toy/none", "tokenizer_kwargs": {"clean": "canonicalize"},
         },
     },
 }  # fmt: skip
@@ -221,3 +221,21 @@ def test_a_width_or_a_length_that_the_backbone_has_not_is_refused() -> None:
         build_model(
             ModelConfig(embed_dim=24, frames=9, backbone=BackboneConfig("open_clip", "toy-clip"), temporal=TemporalConfig(max_frames=8))
         )
+
+
+def test_siglip_takes_its_tokenizer_from_a_file_and_pads_with_its_end_token(tmp_path: Path) -> None:
+    backbone = build("toy-siglip")
+    with pytest.raises(ModelError, match="needs its own tokenizer file"):
+        backbone.write_tokenizer(tmp_path)
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers, processors
+
+    made = Backend(models.WordLevel({"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "dog": 4}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+    made.save(str(tmp_path / "own.json"))
+    backbone.tokenizer_file = tmp_path / "own.json"
+    (tmp_path / "model").mkdir()
+    backbone.write_tokenizer(tmp_path / "model", 16)
+    tokens = Tokenizer.load(tmp_path / "model").encode(["A dog!"])
+    assert tokens.input_ids_BL.tolist() == [[3, 4, 1, *[1] * 13]] and tokens.attention_mask_BL.sum() == 3

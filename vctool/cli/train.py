@@ -14,6 +14,7 @@ from vctool.cli.options import PATH, json_option
 from vctool.errors import MissingExtraError, UsageProblem
 
 if TYPE_CHECKING:
+    from vctool.training.display import Display
     from vctool.training.recipe import Recipe
 
 
@@ -63,13 +64,24 @@ def train(recipe: Path | None, run: Path | None, output: Path | None, dry_run: b
 
     display = Display(quiet=quiet)
     summary = start(settings, display=display) if run is None else resume(run, settings, display=display)
-    from vctool_export import export_graphs
-
-    export_graphs(Path(summary["model"]), progress=display.say)
+    _export(Path(summary["model"]), display)
     if as_json:
         print_json(summary)
     else:
         click.echo(summary["model"])
+
+
+def _export(model: Path, display: Display) -> None:
+    from vctool_export import export_graphs
+
+    try:
+        export_graphs(model, progress=display.say)
+    except MissingExtraError as problem:
+        # The training is done and worth keeping: what is missing is told, with the way on.
+        click.echo(
+            f"the graphs that index and query need were not written: {problem.message} ({problem.hint}), then: vctool export {model}",
+            err=True,
+        )
 
 
 def _settings(recipe: Path, output: Path | None, overrides: tuple[str, ...], seed: int | None) -> Recipe:

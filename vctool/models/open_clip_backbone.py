@@ -49,6 +49,7 @@ class OpenClipBackbone(Backbone):
                 f"{checkpoint} does not hold the weights of {architecture}: {reason}", "name the architecture it was trained as"
             ) from None
         self.architecture = architecture
+        self.tokenizer_file: Path | None = None  # a `tokenizer.json` for architectures whose vocabulary open_clip does not carry
         if not hasattr(self.text, "token_embedding") or getattr(self.text, "cls_emb", None) is not None:
             raise ModelError(
                 f"{architecture} has a text tower without per-token features in the joint space", "use a CLIP, SigLIP or PE model"
@@ -115,14 +116,29 @@ class OpenClipBackbone(Backbone):
     def write_tokenizer(self, folder: Path, length: int | None = None) -> None:
         import open_clip
 
-        config = open_clip.get_model_config(self.architecture)["text_cfg"]
-        if config.get("hf_tokenizer_name"):
-            raise ModelError(
-                f"{self.architecture} needs its own tokenizer file ({config['hf_tokenizer_name']})",
-                "put its tokenizer.json beside the checkpoint and name it with --tokenizer",
-            )
-        (folder / "tokenizer.json").write_text(json.dumps(clip_tokenizer_json(), ensure_ascii=False), encoding="utf-8")
-        settings = {"kind": "clip", "context_length": length or self.context_length, "pad_id": 0}
+        text = open_clip.get_model_config(self.architecture)["text_cfg"]
+        name = text.get("hf_tokenizer_name")
+        if name is None:
+            settings = {"kind": "clip", "context_length": length or self.context_length, "pad_id": 0}
+            content = json.dumps(clip_tokenizer_json(), ensure_ascii=False)
+        else:
+            if text.get("tokenizer_kwargs", {}).get("clean") != "canonicalize":
+                raise ModelError(
+                    f"{self.architecture} has a tokenizer that vctool does not know ({name})", "use a CLIP, SigLIP or PE model"
+                )
+            if self.tokenizer_file is None:
+                raise ModelError(
+                    f"{self.architecture} needs its own tokenizer file ({name})",
+                    "name its tokenizer.json: init.tokenizer in a recipe",
+                )
+            # SigLIP (T5's vocabulary) pads with its end token, SigLIP 2 (Gemma's) with 0; neither file says so.
+            pad_id = 0 if "siglip2" in self.architecture.lower() else 1
+            settings = {"kind": "siglip", "context_length": length or self.context_length, "pad_id": pad_id}
+            try:
+                content = self.tokenizer_file.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as problem:
+                raise ModelError(f"{self.tokenizer_file} cannot be read: {problem}") from None
+        (folder / "tokenizer.json").write_text(content, encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @property

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from vctool.errors import VctoolError
 
 
 class RunLog:
@@ -23,15 +26,20 @@ class RunLog:
 
     def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
         """One line; `event` is `start`, `step`, `validation`, `stall`, `resumed` or `end`."""
-        self._file.write(json.dumps({"event": event, "step": step, **values}, allow_nan=False, default=str) + "\n")
-        self._file.flush()
+        line = json.dumps({"event": event, "step": step, **values}, allow_nan=False) + "\n"
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as problem:
+            raise VctoolError(f"{self.path} cannot be written: {problem.strerror}", "make room, then go on with --resume") from None
         if self._board is not None and event in ("step", "validation"):
             for name, value in values.items():
                 if isinstance(value, (int, float)) and name not in ("epoch", "seconds"):
                     self._board.add_scalar(f"{'train' if event == 'step' else 'validation'}/{name}", value, step)
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # lines that a full disk refused are tried once more
+            self._file.close()
         if self._board is not None:
             self._board.close()
 

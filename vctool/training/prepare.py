@@ -11,6 +11,7 @@ import torch
 from vctool.errors import InputError, Interrupted, UsageProblem
 from vctool.models.checkpoint import build_model, load_model
 from vctool.models.losses import LossConfig, RetrievalLoss
+from vctool.models.open_clip_backbone import OpenClipBackbone
 from vctool.models.video_colbert import VideoColBERT
 from vctool.preprocessing.tokenizer import Tokenizer
 from vctool.training.batches import BatchPlan
@@ -78,6 +79,9 @@ def make_model(recipe: Recipe, device: torch.device) -> tuple[VideoColBERT, Retr
         model = _renamed(model, recipe)
     else:
         model = build_model(recipe.model, checkpoint=recipe.init.checkpoint)
+    tokenizer = recipe.init.tokenizer or (recipe.init.model / "tokenizer.json" if recipe.init.model is not None else None)
+    if tokenizer is not None and isinstance(model.backbone, OpenClipBackbone):
+        model.backbone.tokenizer_file = tokenizer
     freeze_pretrained(model, recipe.optim.freeze_backbone)
     loss = RetrievalLoss(_loss_config(recipe, model))
     return model.to(device).train(), loss.to(device)

@@ -28,11 +28,15 @@ from vctool.training.toml_writer import to_toml
 class InitConfig:
     """checkpoint: open_clip weights for the backbone, a local file. model: a model directory to go on from.
 
+    tokenizer: the `tokenizer.json` of an architecture whose vocabulary open_clip does not carry (SigLIP); not needed with
+    `model`, which has its own.
+
     loss_from_checkpoint: with `checkpoint`, start log-scale and bias where it left them, if it has a bias (SigLIP).
     """
 
     checkpoint: Path | None = None
     model: Path | None = None
+    tokenizer: Path | None = None
     loss_from_checkpoint: bool = True
 
 
@@ -144,6 +148,7 @@ FREE_KEYS = frozenset(
 _PATHS = (
     ("init", "checkpoint"),
     ("init", "model"),
+    ("init", "tokenizer"),
     ("data", "train"),
     ("data", "validation"),
     ("data", "test"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from vctool.models.checkpoint import save_model
 from vctool.models.video_colbert import VideoColBERT, count_parameters
@@ -61,8 +62,14 @@ def describe_split(clips: ClipSet) -> dict[str, Any]:
 
 
 def write_result(folder: Path, model: VideoColBERT, story: dict[str, Any]) -> None:
-    """Weights, config, tokenizer, `training.json`, a model card and checksums into the model directory `folder`."""
-    save_model(model, folder)
+    """Weights, config, tokenizer, `training.json`, a model card and checksums into the model directory `folder`.
+
+    Raises OSError where it cannot be written.
+    """
+    try:
+        save_model(model, folder)
+    except SafetensorError as problem:  # its way to say that the disk is full
+        raise OSError(str(problem)) from None
     text = json.dumps(story, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "training.json").write_text(text + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_card(model, story), encoding="utf-8")

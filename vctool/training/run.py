@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,18 +68,17 @@ def resume(root: Path, recipe: Recipe | None = None, *, display: Display | None 
 
 def _run(recipe: Recipe, folder: RunFolder, content: dict[str, Any] | None, display: Display) -> dict[str, Any]:
     with stop_requests() as stop:
-        try:
+        with _writing(folder.root):
             folder.checkpoints.mkdir(parents=True, exist_ok=True)
             if content is None:
                 (folder.root / RECIPE).write_text(recipe_toml(recipe), encoding="utf-8")
-        except OSError as problem:
-            raise InputError(f"{folder.root} cannot be written: {problem.strerror}", "choose another --output") from None
         prepared = prepare(recipe, folder.root, display, stop)
         if stop.asked:
             raise Interrupted("stopped before the first step; features are kept", "run the same command again to go on")
         machine = hardware(prepared.precision.device)
         about = {"seed": recipe.run.seed, "versions": versions(), "hardware": machine, "command": sys.argv}
-        (folder.root / "run.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        with _writing(folder.root):
+            (folder.root / "run.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         after = content["progress"].step if content is not None else 0
         with RunLog(folder.root, tensorboard=recipe.run.tensorboard, after=after) as log:
             trainer = Trainer(prepared, folder, display, log, stop)
@@ -90,6 +91,14 @@ def _run(recipe: Recipe, folder: RunFolder, content: dict[str, Any] | None, disp
             log.write("end", progress.step, {"best": summary["best"], "seconds": progress.seconds})
     display.say(f"trained in {clock(progress.seconds)}; best at step {summary['best']['step']}: {folder.model}")
     return summary
+
+
+@contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        raise InputError(f"{root} cannot be written: {problem.strerror}", "choose another --output") from None
 
 
 def _announce(prepared: Prepared, trainer: Trainer, display: Display) -> None:
@@ -128,7 +137,11 @@ def _finish(prepared: Prepared, folder: RunFolder, progress: checkpoint.Progress
         "versions": versions(),
         "hardware": machine,
     }
-    write_result(folder.model, prepared.model, story)
+    try:
+        write_result(folder.model, prepared.model, story)
+    except OSError as problem:
+        again = f"make room, then: vctool train --resume {shlex.quote(str(folder.root))}"
+        raise VctoolError(f"{folder.model} could not be written: {problem.strerror or problem}; the checkpoints are kept", again) from None
     return {
         "schema": 1,
         "run": str(folder.root),
