@@ -128,6 +128,10 @@ def test_files_that_are_no_videos_have_the_same_reasons_as_with_pyav(tmp_path: P
     assert refusal(tmp_path / "empty.mp4") == "file is empty (0 bytes)"
     assert refusal(tmp_path / "text.mp4") == "not a video (no decodable stream)"
     assert refusal(write_sound(tmp_path / "a.m4a")) == "has sound but no picture"
+    assert refusal(write_sound(tmp_path / "b.m4a", cover=True)) == "has sound but no picture"
+    data = write_video(tmp_path / "c.mp4", 10).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: data.rfind(b"moov") - 4])
+    assert refusal(tmp_path / "cut.mp4") == "cut short: the index (moov) that belongs at its end is missing"
 
 
 def test_works_in_the_pool_and_with_a_transform(sixty: Path) -> None:
