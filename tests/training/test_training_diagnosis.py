@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 
 import numpy as np
 import pytest
@@ -89,4 +90,5 @@ def test_a_stall_is_explained_in_words(change: dict[str, object], words: str) ->
 def test_a_falling_loss_is_not_a_stall_and_a_flat_one_is() -> None:
     assert not stalled([5.0 - 0.01 * i for i in range(100)], 50)
     assert stalled([5.0 + 0.001 * (i % 3) for i in range(100)], 50)
+    assert stalled(deque([9.0, *(5.0 for _ in range(100))], maxlen=100), 50), "the loop keeps its losses in a deque"
     assert not stalled([5.0] * 99, 50) and not stalled([5.0] * 100, 0)

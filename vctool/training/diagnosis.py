@@ -87,7 +87,8 @@ def stalled(losses: Sequence[float], window: int) -> bool:
     """Whether the mean of the last `window` losses is no lower than 99.5 % of that of the `window` before."""
     if window < 1 or len(losses) < 2 * window:
         return False
-    before, now = np.mean(losses[-2 * window : -window]), np.mean(losses[-window:])
+    recent = list(losses)[-2 * window :]  # a deque cannot be sliced
+    before, now = np.mean(recent[:window]), np.mean(recent[window:])
     return bool(now >= before - 0.005 * abs(before))
 
 
