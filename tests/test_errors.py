@@ -18,7 +18,9 @@ def test_an_extra_that_holds_another_names_the_packages_of_both() -> None:
     assert '"onnx' in line and '"torch' in line and "vctool[" not in line
 
 
-@pytest.mark.parametrize("problem", [VctoolError("a", "b"), VideoError("clip.mp4", "file is empty", "remove it"), MissingExtraError("torch", "train")])
+@pytest.mark.parametrize(
+    "problem", [VctoolError("a", "b"), VideoError("clip.mp4", "file is empty", "remove it"), MissingExtraError("torch", "train")]
+)
 def test_errors_travel_between_processes_whole(problem: VctoolError) -> None:
     copy = pickle.loads(pickle.dumps(problem))
     assert (type(copy), str(copy), copy.hint, copy.exit_code) == (type(problem), str(problem), problem.hint, problem.exit_code)

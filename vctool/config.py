@@ -117,7 +117,8 @@ def from_dict(kind: type[T], values: Mapping[str, Any], where: str, error: type[
     for key, value in values.items():
         if key not in known:
             near = difflib.get_close_matches(key, sorted(known), n=1)
-            raise error(f"{where}: unknown key '{key}'", f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(known))}")
+            hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(known))}"
+            raise error(f"{where}: unknown key '{key}'", hint)
         built[key] = _convert(hints[key], value, f"{where}: {key}", error)
     return kind(**built)
 

@@ -23,8 +23,8 @@ from onnx.external_data_helper import ExternalDataInfo
 from safetensors.torch import save_file
 
 from vctool.data.pinned import EFFICIENTNET_LITE0, MINILM
-from vctool.runtime.assemble import ASSEMBLY, PINNED, REST, build
 from vctool.models.checkpoint import WEIGHTS, read_weights
+from vctool.runtime.assemble import ASSEMBLY, PINNED, REST, build
 from vctool_export.onnx_export import export_graphs
 
 KEPT = ("config.json", "preprocess.json", "tokenizer_config.json", "README.md", "training.json")

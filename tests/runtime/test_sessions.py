@@ -59,7 +59,7 @@ class _Degraded:
     def get_available_providers(self) -> list[str]:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
-    def InferenceSession(self, path: str, options: Any, providers: list[str], **rest: Any) -> Any:  # noqa: N802
+    def InferenceSession(self, path: str, options: Any, providers: list[str], **rest: Any) -> Any:
         return self._real.InferenceSession(path, options, providers=["CPUExecutionProvider"], **rest)
 
 

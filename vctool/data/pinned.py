@@ -66,7 +66,9 @@ MINILM_TOKENIZER = PinnedFile(
 )
 
 
-def folded_convolution(weight: Float32, gamma: Float32, beta: Float32, mean: Float32, variance: Float32, *, eps: float) -> tuple[Float32, Float32]:
+def folded_convolution(
+    weight: Float32, gamma: Float32, beta: Float32, mean: Float32, variance: Float32, *, eps: float
+) -> tuple[Float32, Float32]:
     """A convolution [O, I, H, W] without bias and the batch norm after it [O] as one convolution: (weight, bias), float32.
 
     Only correctly rounded operations (+, -, *, /, sqrt) in float32, so every machine gets the same bits.

@@ -3,7 +3,7 @@
 Shape letters: Q queries, N clips, B queries of a batch, D width.
 """
 
-# ruff: noqa: N802  (shapes are in names)
+
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ also the token "!").
 Shape letters: B texts, L padded length (`context_length`).
 """
 
-# ruff: noqa: N815  (shapes are in names)
+
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Shape letters: B batch, L padded text length, Q query tokens, N frames of a batc
 S side of the input picture, D width.
 """
 
-# ruff: noqa: N815  (shapes are in names)
+
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ died, and is cut off when the journal is opened again. Records name the settings
 settings ignores them.
 """
 
-# ruff: noqa: N815  (shapes are in names)
+
 
 from __future__ import annotations
 

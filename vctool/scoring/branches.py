@@ -3,7 +3,7 @@
 Shape letters: B queries, Q query tokens, N clips, D width.
 """
 
-# ruff: noqa: N815  (shapes are in names)
+
 
 from __future__ import annotations
 

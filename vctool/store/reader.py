@@ -3,7 +3,7 @@
 Shape letters: N clips, F frames, V video tokens, T tokens of all clips end to end, D width.
 """
 
-# ruff: noqa: N815  (shapes are in names)
+
 
 from __future__ import annotations
 

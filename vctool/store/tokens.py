@@ -3,7 +3,7 @@
 Shape letters: F frames, V video tokens, T tokens of either kind, D width.
 """
 
-# ruff: noqa: N815  (shapes are in names)
+
 
 from __future__ import annotations
 
