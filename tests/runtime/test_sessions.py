@@ -37,7 +37,7 @@ def test_no_build_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match="ONNX Runtime is not installed") as caught:
         sessions.import_onnxruntime()
-    assert caught.value.hint == f'install it with: {install_line("cpu")}'
+    assert caught.value.hint == f"install it with: {install_line('cpu')}"
 
 
 def test_cuda_that_is_not_there_is_refused_not_replaced(tiny_model: Path) -> None:

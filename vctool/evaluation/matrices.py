@@ -3,8 +3,6 @@
 Shape letters: Q queries, N clips, B queries of a batch, D width.
 """
 
-
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -173,4 +173,3 @@ def load_result(path: Path) -> SavedResult:
 def save_result(evaluation: Evaluation, path: Path) -> None:
     """Write the whole result as JSON (UTF-8)."""
     path.write_text(json.dumps(evaluation.to_dict(), ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-

@@ -7,8 +7,6 @@ also the token "!").
 Shape letters: B texts, L padded length (`context_length`).
 """
 
-
-
 from __future__ import annotations
 
 import dataclasses

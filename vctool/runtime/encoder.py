@@ -4,8 +4,6 @@ Shape letters: B batch, L padded text length, Q query tokens, N frames of a batc
 S side of the input picture, D width.
 """
 
-
-
 from __future__ import annotations
 
 from collections.abc import Sequence

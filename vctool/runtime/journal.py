@@ -5,8 +5,6 @@ died, and is cut off when the journal is opened again. Records name the settings
 settings ignores them.
 """
 
-
-
 from __future__ import annotations
 
 import contextlib

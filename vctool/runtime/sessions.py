@@ -51,9 +51,7 @@ def import_onnxruntime() -> Any:
     except ModuleNotFoundError:
         raise MissingExtraError("ONNX Runtime", "cpu") from None
     except ImportError as problem:
-        raise VctoolError(
-            f"ONNX Runtime does not load: {_first_line(problem)}", f"try: {install_line('cpu')} --force-reinstall"
-        ) from None
+        raise VctoolError(f"ONNX Runtime does not load: {_first_line(problem)}", f"try: {install_line('cpu')} --force-reinstall") from None
     if not hasattr(onnxruntime, "InferenceSession"):  # what is left when one of two builds was uninstalled
         raise VctoolError(
             "ONNX Runtime is damaged: its package folder is incomplete",

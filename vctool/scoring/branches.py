@@ -3,8 +3,6 @@
 Shape letters: B queries, Q query tokens, N clips, D width.
 """
 
-
-
 from __future__ import annotations
 
 from collections.abc import Sequence

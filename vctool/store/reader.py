@@ -3,8 +3,6 @@
 Shape letters: N clips, F frames, V video tokens, T tokens of all clips end to end, D width.
 """
 
-
-
 from __future__ import annotations
 
 import contextlib

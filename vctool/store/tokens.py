@@ -3,8 +3,6 @@
 Shape letters: F frames, V video tokens, T tokens of either kind, D width.
 """
 
-
-
 from __future__ import annotations
 
 from dataclasses import dataclass, field
