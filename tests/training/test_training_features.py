@@ -19,6 +19,7 @@ from vctool.errors import InputError, VctoolError
 from vctool.preprocessing.tokenizer import Tokenizer
 from vctool.training.clips import read_clips
 from vctool.training.features import FrameData, clip_keys, decode_pool, frame_cache, prepare_frames, tower_fingerprint
+from vctool.training.forward import present
 from vctool.training.precision import choose_precision
 from vctool.training.row_cache import RowCache
 from vctool.training.texts import prepare_texts
@@ -112,8 +113,8 @@ def maps(inputs: Sequence[VideoInput], root: Path, *, frozen: bool = True, frame
 
 
 def test_cached_maps_are_what_the_tower_gives(inputs: list[VideoInput], tmp_path: Path) -> None:
-    pixels = maps(inputs, tmp_path, frozen=False).take(np.arange(5), np.zeros(5, bool))[0]
-    cached, mask = maps(inputs, tmp_path).take(np.arange(5), np.zeros(5, bool))
+    pixels = maps(inputs, tmp_path, frozen=False).take(np.arange(5))[0]
+    cached, mask = maps(inputs, tmp_path).take(np.arange(5))
     wanted = ToyBackbone().frame_map(pixels.flatten(0, 1)).reshape(5, 4, 6)
     assert cached.dtype == torch.float16 and mask.all()
     assert torch.allclose(cached.float(), wanted, rtol=1e-3, atol=1e-3)
@@ -155,12 +156,12 @@ def test_pieces_of_one_file_have_keys_of_their_own(tmp_path: Path) -> None:
 
 def test_fewer_frames_than_asked_are_masked_and_reversed_among_themselves(tmp_path: Path) -> None:
     clip = VideoInput("a", make_video(tmp_path / "a.mp4", ["red", "green", "blue"], seconds=0.1, size=(32, 32)))
-    data = maps([clip], tmp_path / "cache", frames=8)
-    forward, mask = data.take(np.array([0]), np.array([False]))
-    backward, same = data.take(np.array([0]), np.array([True]))
-    assert mask.tolist() == [[True] * 3 + [False] * 5] == same.tolist()
-    assert torch.equal(backward[0, :3], forward[0, :3].flip(0)) and torch.equal(backward[0, 3:], forward[0, 3:])
-    assert not torch.equal(forward[0, 0], forward[0, 2])
+    maps_1F, mask_1F = maps([clip], tmp_path / "cache", frames=8).take(np.array([0]))
+    assert mask_1F.tolist() == [[True] * 3 + [False] * 5]
+    shown, mask_BF = present(maps_1F, mask_1F, torch.tensor([0, 0]), torch.tensor([False, True]))
+    assert torch.equal(shown[0], maps_1F[0]) and torch.equal(mask_BF, mask_1F.expand(2, -1))
+    assert torch.equal(shown[1, :3], maps_1F[0, :3].flip(0)) and torch.equal(shown[1, 3:], maps_1F[0, 3:])
+    assert not torch.equal(maps_1F[0, 0], maps_1F[0, 2])
 
 
 def test_an_unreadable_clip_is_told_with_its_reason_and_tried_again_later(tmp_path: Path) -> None:

@@ -134,6 +134,16 @@ def test_progress_off_a_terminal_is_plain_lines_with_rate_and_time_left(capfd: p
     assert said.out == "" and "training 20/20" in said.err and "steps/s" in said.err and "loss 1.0" in said.err and "\x1b" not in said.err
 
 
+def test_what_a_cache_already_held_does_not_count_as_work(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    moments = iter([0.0, *[1.0 * i for i in range(100)]])
+    monkeypatch.setattr("vctool.training.display.time.monotonic", lambda: next(moments))
+    with Display().bar("clips", 1000, "clips") as update:
+        for done in range(991, 1001):
+            update(done)
+    rate = float(capfd.readouterr().err.split("1000/1000, ")[1].split(" clips/s")[0])
+    assert rate < 2
+
+
 def test_quiet_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     display = Display(quiet=True)
     display.say("hello")

@@ -71,7 +71,7 @@ def prepared(splits: Splits, tmp_path: Path, model: torch.nn.Module) -> tuple[Fr
 def test_the_numbers_are_those_of_scoring_everything_at_once(splits: Splits, tmp_path: Path) -> None:
     model = toy_model(toy_config()).eval()
     frames, texts, queries = prepared(splits, tmp_path, model)
-    maps, mask = frames.take(np.arange(len(frames.rows)), np.zeros(len(frames.rows), bool))
+    maps, mask = frames.take(np.arange(len(frames.rows)))
     text = texts.take(queries.text_Q)
     assert text.state_BLW is not None
     with torch.no_grad():

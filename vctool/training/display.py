@@ -33,7 +33,7 @@ class Display:
         if self.quiet:
             return
         if self._console is not None:
-            self._console.print(line, markup=False, highlight=False)
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)
 
@@ -56,12 +56,12 @@ class Display:
         )
         with Progress(*columns, console=Console(stderr=True)) as bar:
             self._console = bar.console
-            task = bar.add_task(what, total=total, completed=done, rate="", note="")
-            began = time.monotonic()
+            # Invisible until there is something to tell: what is in a cache needs no bar.
+            task = bar.add_task(what, total=total, completed=done, rate="", note="", visible=False)
+            pace = _Pace(done)
 
             def update(now: int, note: str = "") -> None:
-                rate = (now - done) / max(time.monotonic() - began, 1e-9)
-                bar.update(task, completed=now, rate=f"{rate:.1f} {unit}/s", note=note)
+                bar.update(task, completed=now, rate=f"{pace.rate(now):.1f} {unit}/s", note=note, visible=True)
 
             try:
                 yield update
@@ -69,19 +69,30 @@ class Display:
                 self._console = None
 
     def _lines(self, what: str, total: int, unit: str, done: int) -> Update:
-        began = last = time.monotonic()
+        pace, last = _Pace(done), time.monotonic()
 
         def update(now: int, note: str = "") -> None:
             nonlocal last
-            moment = time.monotonic()
+            moment, rate = time.monotonic(), pace.rate(now)
             if moment - last < _LINE_SECONDS and now < total:
                 return
             last = moment
-            rate = (now - done) / max(moment - began, 1e-9)
             left = clock((total - now) / rate) if rate > 0 else "?"
             self.say(f"{what} {now}/{total}, {rate:.1f} {unit}/s, {left} left{', ' + note if note else ''}")
 
         return update
+
+
+class _Pace:
+    """How many a second since the start; what was done before the first report does not count."""
+
+    def __init__(self, done: int) -> None:
+        self._done, self._began, self._first = done, time.monotonic(), True
+
+    def rate(self, now: int) -> float:
+        if self._first:
+            self._done, self._first = max(self._done, now - 1), False
+        return (now - self._done) / max(time.monotonic() - self._began, 1e-9)
 
 
 def clock(seconds: float) -> str:

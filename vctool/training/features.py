@@ -43,16 +43,10 @@ class FrameData:
     pixels: bool
     failed: dict[int, str]
 
-    def take(self, clip_B: NDArray[np.int64], reversed_B: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
-        """Frames [B, F, ...] (float16 maps or uint8 pixels) and mask_BF; a reversed row's real frames run backwards."""
-        frames = torch.from_numpy(self.rows.take(clip_B))
-        count_B1 = self.rows.counts_N[clip_B][:, None]
-        place_1F = np.arange(self.rows.shape[0])[None]
-        mask_BF = place_1F < count_B1
-        if reversed_B.any():
-            order_BF = np.where(reversed_B[:, None] & mask_BF, count_B1 - 1 - place_1F, place_1F)
-            frames = frames[torch.arange(len(clip_B))[:, None], torch.from_numpy(order_BF)]
-        return frames, torch.from_numpy(mask_BF)
+    def take(self, clip_B: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Frames [B, F, ...] (float16 maps or uint8 pixels) and mask_BF of the real ones, which come first."""
+        mask_BF = np.arange(self.rows.shape[0])[None] < self.rows.counts_N[clip_B][:, None]
+        return torch.from_numpy(self.rows.take(clip_B)), torch.from_numpy(mask_BF)
 
 
 def towers_frozen(backbone: Backbone, freeze: bool) -> bool:

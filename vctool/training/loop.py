@@ -119,7 +119,7 @@ class Trainer:
     def _read(self, epoch: int, number: int) -> BatchInputs:
         batch, train = self.it.plan.batch(epoch, number), self.it.train
         clip_U, row_B = np.unique(batch.clip_B, return_inverse=True)
-        frames, mask_UF = train.frames.take(clip_U, np.zeros(len(clip_U), np.bool_))
+        frames, mask_UF = train.frames.take(clip_U)
         return BatchInputs(batch, frames, mask_UF, torch.from_numpy(row_B), train.texts.take(batch.text_B))
 
     def _scores(self, inputs: BatchInputs) -> BranchScores:

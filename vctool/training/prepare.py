@@ -188,5 +188,5 @@ def _standardise(model: VideoColBERT, frames: FrameData, seed: int) -> None:
         return
     count = len(frames.rows)
     chosen = np.sort(np.random.default_rng([seed, 0x5EED]).permutation(count)[:_STATISTICS_CLIPS])
-    maps, mask_NF = frames.take(chosen, np.zeros(len(chosen), np.bool_))
+    maps, mask_NF = frames.take(chosen)
     take_statistics(maps[mask_NF].float())

@@ -16,7 +16,7 @@ from vctool.models.interaction import BranchScores
 from vctool.models.video_colbert import QueryTokens, VideoColBERT, VideoTokens
 from vctool.training.clips import ClipSet, TrainingClip
 from vctool.training.features import FrameData
-from vctool.training.forward import encode_clips, encode_frames, encode_texts
+from vctool.training.forward import encode_clips, encode_frames, encode_texts, present
 from vctool.training.precision import Precision
 from vctool.training.texts import TextData
 
@@ -138,21 +138,15 @@ def _encode_split(
     for start in range(0, len(frames.rows), batch):
         pause()
         chosen = np.arange(start, min(start + batch, len(frames.rows)))
-        values, mask_CF = frames.take(chosen, np.zeros(len(chosen), np.bool_))
+        values, mask_CF = frames.take(chosen)
         feature = encode_frames(model, values, mask_CF, pixels=frames.pixels, precision=precision)
         forwards.append(encode_clips(model, feature, mask_CF, precision))
-        own = torch.from_numpy(paired[chosen])
-        if own.any():
+        own = torch.from_numpy(np.flatnonzero(paired[chosen]))
+        if len(own):
             # The same features the other way round: a branch without time then gives both directions one score.
-            backwards.append(encode_clips(model, _turned(feature[own.to(feature.device)], mask_CF[own]), mask_CF[own], precision))
+            turned = present(feature, mask_CF, own, torch.ones(len(own), dtype=torch.bool))
+            backwards.append(encode_clips(model, *turned, precision))
     return _joined(forwards), _joined(backwards) if backwards else forwards[0]
-
-
-def _turned(feature_CFD: Tensor, mask_CF: Tensor) -> Tensor:
-    count_C1 = mask_CF.sum(dim=1, keepdim=True)
-    place_1F = torch.arange(mask_CF.shape[1])[None]
-    order_CF = torch.where(mask_CF, count_C1 - 1 - place_1F, place_1F).to(feature_CFD.device)
-    return feature_CFD.gather(1, order_CF[..., None].expand_as(feature_CFD))
 
 
 def _encode_queries(model: VideoColBERT, texts: TextData, precision: Precision, batch: int, pause: Callable[[], None]) -> QueryTokens:
