@@ -118,6 +118,20 @@ def test_the_log_drops_lines_beyond_the_step_that_is_resumed_and_torn_ones(tmp_p
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1), (2, 2), (3, None)]
 
 
+def test_a_log_on_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with (
+            pytest.raises(VctoolError, match=r"log\.jsonl cannot be written: File too large"),
+            RunLog(tmp_path, tensorboard=False, after=0) as log,
+        ):
+            for step in range(100):
+                log.write("step", step, {"loss": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_tensorboard_gets_the_numbers_where_it_is_installed(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is optional")
     with RunLog(tmp_path, tensorboard=True, after=0) as log:

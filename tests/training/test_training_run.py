@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from vctool.training.display import Display
 from vctool.training.loop import Trainer
 from vctool.training.recipe import Recipe
 from vctool.training.run import resume, start
+from vctool.training.stop import StopRequest
 
 pytestmark = pytest.mark.usefixtures("toy")
 
@@ -322,3 +325,68 @@ def test_training_can_go_on_from_a_model_directory(splits: Splits, tmp_path: Pat
     start(recipe, display=QUIET)
     own = weights(tmp_path / "second")
     assert all(torch.equal(own[name], value) for name, value in loaded.trainable_state().items())
+
+
+def test_a_stop_while_features_are_made_keeps_them_and_the_same_command_goes_on(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def asked() -> Iterator[StopRequest]:
+        request = StopRequest()
+        request.asked = True
+        yield request
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vctool.training.run.stop_requests", asked)
+        with pytest.raises(Interrupted, match="stopped while preparing features"):
+            start(recipe, display=QUIET)
+    (index,) = (tmp_path / "cache").glob("maps-*/index.jsonl")
+    assert len(index.read_text().splitlines()) == 1
+    assert start(recipe, display=QUIET)["steps"] == 9
+
+
+def test_a_loss_that_does_not_move_is_explained(splits: Splits, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    recipe = toy_recipe(
+        splits.train, splits.validation, tmp_path / "run", optim__lr=0.0, optim__epochs=4, run__stall_steps=3, loss__bias=8.0
+    )
+    start(recipe, display=Display())
+    said = capfd.readouterr().err
+    assert "the loss has not moved for 3 steps" in said and "loss.calibrate_bias = true" in said
+    events = [json.loads(line)["event"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert events[0] == "start" and "stall" in events and events[-1] == "end"
+
+
+def test_a_calibrated_bias_starts_where_the_scores_are_and_survives_a_resume(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"loss__calibrate_bias": True, "loss__log_scale": 4.0, "loss__bias": 8.0, "loss__separate_scale": True}
+    start(toy_recipe(splits.train, splits.validation, tmp_path / "whole", **settings), display=QUIET)
+    first = json.loads((tmp_path / "whole" / "log.jsonl").read_text().splitlines()[0])
+    assert first["f/bias"] == pytest.approx(first["f/calibrated"], rel=1e-4) and first["v/bias"] == pytest.approx(
+        first["v/calibrated"], rel=1e-4
+    )
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        with pytest.raises(Interrupted):
+            start(toy_recipe(splits.train, splits.validation, tmp_path / "cut", **settings), display=QUIET)
+    resume(tmp_path / "cut", display=QUIET)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_reversals_are_weighed_and_logged_where_the_recipe_says_so(splits: Splits, tmp_path: Path) -> None:
+    start(toy_recipe(splits.train, splits.validation, tmp_path / "run", loss__reversal_weight=1.0), display=QUIET)
+    steps = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines() if '"step", "step"' in line]
+    assert len(steps) == 9
+    assert all(step["loss"] == pytest.approx(step["loss_f"] + step["loss_v"] + step["loss_reversal"], rel=1e-5) for step in steps)
+
+
+def test_an_epoch_shorter_than_a_step_is_refused(splits: Splits, tmp_path: Path) -> None:
+    with pytest.raises(UsageProblem, match=r"fewer than optim\.accumulate = 9"):
+        start(toy_recipe(splits.train, splits.validation, tmp_path / "run", optim__accumulate=9), display=QUIET)
+
+
+def test_every_caption_may_be_a_pair_of_its_own(splits: Splits, tmp_path: Path) -> None:
+    summary = start(
+        toy_recipe(splits.train, splits.validation, tmp_path / "run", data__caption_choice="all", optim__epochs=1), display=QUIET
+    )
+    assert summary["steps"] == 6  # 10 clips, both ways, two captions each way, six rows a batch
