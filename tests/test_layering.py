@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 import zipfile
@@ -24,6 +25,29 @@ def test_imports_keep_to_the_layers() -> None:
     code = "from importlinter.cli import lint_imports_command as check; check(['--no-cache', '--no-logo'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert done.returncode == 0 and "2 kept, 0 broken" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_table_of_packages_tells_who_imports_whom() -> None:
+    needs("grimp", "import-linter")
+    import grimp
+
+    graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+    imports: dict[str, set[str]] = {}
+    for module in graph.modules:
+        found = imports.setdefault(package_of(module), set())
+        found |= {package_of(other) for other in graph.find_modules_directly_imported_by(module)}
+    section = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("\n## Packages\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|.*\| (.*) \|$", section, re.MULTILINE)
+    told = {name: set(re.findall(r"`(\w+)`", cell)) for names, cell in rows for name in re.findall(r"`(\w+)`", names) if name in imports}
+    assert set(imports) - set(told) == {"vctool", "__main__"}
+    for name in told.keys() - {"cli"}:
+        assert told[name] == imports[name] - {name, "errors", "config", "vctool"}, name
+
+
+def package_of(module: str) -> str:
+    """`scoring` of `vctool.scoring.tiles`; `vctool_export` and `vctool` are their own."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "vctool" and len(parts) > 1 else parts[0]
 
 
 @pytest.fixture(scope="module")
