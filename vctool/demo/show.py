@@ -12,7 +12,7 @@ from vctool.errors import InputError
 QUERIES = (
     ("a dog catching a frisbee", "what is there, and who does what: its twin clip shows the dog throwing"),
     ("a rocket falls down", "motion: the clip of the rising rocket has the very same frames"),
-    ("first an apple, then a banana", "order: the clip the other way round has the very same frames"),
+    ("a sun appears before a cloud", "order: played backwards, the cloud disappears before the sun"),
     ("a cat chasing a dog", "who chases whom: played backwards, the dog chases the cat"),
 )
 """(query, what it takes to answer it)."""
