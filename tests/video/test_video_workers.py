@@ -310,7 +310,7 @@ def test_ctrl_c_ends_the_parent_cleanly_and_takes_the_workers_along(clips: Clips
     workers = [int(p) for p in script.stdout.readline().split()[1:] if p != "None"]
     assert workers
     os.killpg(script.pid, signal.SIGINT)
-    out, err = script.communicate(timeout=10)
+    out, err = script.communicate(timeout=60)
     assert (script.returncode, out, err) == (130, "interrupted\n", "")
     assert all(gone(pid) for pid in workers)
 
@@ -321,7 +321,7 @@ def test_workers_end_when_their_parent_is_killed(clips: Clips) -> None:
     assert script.stdout is not None
     workers = [int(p) for p in script.stdout.readline().split()[1:] if p != "None"]
     script.kill()
-    script.communicate(timeout=10)
+    script.communicate(timeout=60)
     deadline = time.monotonic() + 10
     while not all(gone(pid) or _is_zombie(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
