@@ -104,7 +104,7 @@ def test_the_bundle_is_complete_and_small() -> None:
 def test_bundled_clips_decode_to_two_seconds() -> None:
     for row in _bundle()[::9]:
         shown, times = _read(CLIPS / str(row["path"]))
-        assert shown.shape == (24, 256, 256, 3)
+        assert shown.shape == (24, 128, 128, 3)
         assert times[0] == 0.0
 
 

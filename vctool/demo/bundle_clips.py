@@ -9,13 +9,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from vctool.demo.clip import ClipSpec, make_clip, twin
+from vctool.demo.clip import CLIP_SIZE, ClipSpec, make_clip, twin
 from vctool.demo.encode import write_world
 from vctool.demo.world import split_of
 from vctool.errors import VctoolError
 
 CLIPS = Path(__file__).with_name("clips")
-SIZE = 256  # pixels; for people's eyes, the models look at less
 RATE_FACTOR = 24
 
 # (course, objects in their roles, background); each comes with its twin where it has one.
@@ -77,7 +76,7 @@ def bundled_specs() -> list[ClipSpec]:
 def main() -> None:
     """Write the bundle into `vctool/demo/clips`."""
     try:
-        written = write_world(CLIPS, bundled_specs(), SIZE, crf=RATE_FACTOR, manifest_name="captions.jsonl")
+        written = write_world(CLIPS, bundled_specs(), CLIP_SIZE, crf=RATE_FACTOR, manifest_name="captions.jsonl")
     except VctoolError as problem:
         print(f"error: {problem}", file=sys.stderr)
         sys.exit(problem.exit_code)
