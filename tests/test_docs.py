@@ -92,7 +92,8 @@ def parse(command: click.Command, name: str, words: list[str], parent: click.Con
     if not isinstance(command, click.Group):
         command.make_context(name, words, parent=parent)
         return
-    context = click.Context(command, info_name=name, parent=parent)
+    # With the command's own settings: click remembers the help option that it makes for the first context.
+    context = click.Context(command, info_name=name, parent=parent, **command.context_settings)
     inner = command.get_command(context, words[0]) if words else None
     if inner is None:
         raise click.UsageError(f"no such command: {' '.join(words[:1])}")
