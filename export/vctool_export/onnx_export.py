@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vctool.errors import MissingExtraError, VerificationError
+from vctool.errors import MissingExtraError, ModelError, VerificationError
 from vctool.models.checkpoint import load_model
 from vctool.runtime.checksums import write_checksums
 from vctool_export.graphs import GraphSpec, graph_specs
@@ -36,23 +36,42 @@ def export_graphs(model_dir: Path, *, progress: Callable[[str], None] | None = N
     except ImportError as problem:
         raise MissingExtraError(problem.name or "onnx", "export" if problem.name != "onnxruntime" else "cpu") from None
     model = load_model(model_dir)
-    errors: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=model_dir) as scratch:
-        folder = Path(scratch) / "onnx"
-        folder.mkdir()
-        for spec in graph_specs(model):
-            say(f"exporting {spec.name}")
-            export_graph(spec, folder / f"{spec.name}.onnx")
-            say(f"comparing {spec.name} with PyTorch")
-            errors[spec.name] = error = compare_with_torch(spec, folder / f"{spec.name}.onnx")
-            if not error <= MAX_ABS_ERROR:
-                raise VerificationError(f"the exported {spec.name} graph differs from PyTorch by {error:.2g} (allowed: {MAX_ABS_ERROR:g})")
-        target = model_dir / "onnx"
-        if target.exists():
-            target.rename(Path(scratch) / "old")
-        folder.rename(target)
-    write_checksums(model_dir)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".onnx-", dir=model_dir) as scratch:
+            errors = _export_proved(graph_specs(model), Path(scratch) / "onnx", say)
+            _exchange(Path(scratch) / "onnx", model_dir / "onnx", Path(scratch) / "old")
+        write_checksums(model_dir)
+    except OSError as problem:
+        raise ModelError(
+            f"the graphs cannot be written into {model_dir}: {problem.strerror or problem}", "make room there and export again"
+        ) from None
     return errors
+
+
+def _export_proved(specs: list[GraphSpec], folder: Path, say: Callable[[str], None]) -> dict[str, float]:
+    """Every graph into `folder`, with its largest error. Raises VerificationError at the first that drifts."""
+    errors: dict[str, float] = {}
+    folder.mkdir()
+    for spec in specs:
+        say(f"exporting {spec.name}")
+        export_graph(spec, folder / f"{spec.name}.onnx")
+        say(f"comparing {spec.name} with PyTorch")
+        errors[spec.name] = error = compare_with_torch(spec, folder / f"{spec.name}.onnx")
+        if not error <= MAX_ABS_ERROR:
+            raise VerificationError(f"the exported {spec.name} graph differs from PyTorch by {error:.2g} (allowed: {MAX_ABS_ERROR:g})")
+    return errors
+
+
+def _exchange(new: Path, target: Path, aside: Path) -> None:
+    """Put the folder `new` in the place of `target`; if that fails, what was there is put back."""
+    if target.exists():
+        target.rename(aside)
+    try:
+        new.rename(target)
+    except OSError:
+        if aside.exists():
+            aside.rename(target)
+        raise
 
 
 def export_graph(spec: GraphSpec, path: Path) -> None:

@@ -92,6 +92,21 @@ def test_a_drifting_export_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert (tmp_path / "onnx" / "text.onnx").read_bytes() == b"the graph that was there"
 
 
+def test_a_full_disk_while_exporting_is_one_line_and_keeps_the_old_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "text.onnx").write_bytes(b"the graph that was there")
+
+    def full(_: GraphSpec, path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(onnx_export, "load_model", lambda _: None)
+    monkeypatch.setattr(onnx_export, "graph_specs", lambda _: [GraphSpec("text", torch.nn.Identity(), {}, (), {})])
+    monkeypatch.setattr(onnx_export, "export_graph", full)
+    with pytest.raises(ModelError, match="No space left on device"):
+        onnx_export.export_graphs(tmp_path)
+    assert (tmp_path / "onnx" / "text.onnx").read_bytes() == b"the graph that was there"
+
+
 @pytest.mark.slow
 def test_a_local_open_clip_checkpoint_becomes_a_model_that_encodes_like_open_clip(tmp_path: Path) -> None:
     open_clip = pytest.importorskip("open_clip")
