@@ -62,12 +62,12 @@ class KernelReport:
 
 
 @functools.cache
-def _library(path: Path = LIBRARY) -> ctypes.CDLL | str:
+def _library() -> ctypes.CDLL | str:
     """The compiled kernel, or why there is none."""
-    if not path.is_file():
+    if not LIBRARY.is_file():
         return "the kernel was not compiled when vctool was installed"
     try:
-        library = ctypes.CDLL(str(path))
+        library = ctypes.CDLL(str(LIBRARY))
         if library.vctool_kernel_abi() != _ABI:
             return "the compiled kernel is of another version of vctool"
         library.vctool_kernel_features()  # asks the operating system for the AMX registers: without them AMX is illegal
