@@ -273,7 +273,7 @@ def test_a_kernel_that_is_not_known_is_refused_by_name(monkeypatch):
 
 
 def test_a_kernel_that_does_not_run_here_is_refused_and_not_replaced(monkeypatch):
-    monkeypatch.setattr(kernels, "report", lambda: kernels.KernelReport(("avx2", "numpy"), ""))
+    monkeypatch.setattr(kernels, "report", lambda: kernels.KernelReport(("avx2", "numpy")))
     monkeypatch.setenv(kernels.VARIABLE, "amx")
     with pytest.raises(UsageProblem, match="this CPU runs avx2, numpy"):
         mean_max_sim(np.eye(2), np.eye(2, dtype=np.float16), [0, 2])

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import platform
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,10 +57,14 @@ class _Job(ctypes.Structure):
 
 @dataclass(frozen=True)
 class KernelReport:
-    """For `vctool doctor`. found: kernels that run here, best first, always with `numpy`. problem: why not all do, or ""."""
+    """For `vctool doctor`. found: kernels that run here, best first, always with `numpy`. problem: why there is only that, or "".
+
+    mendable: compiling the kernel would help.
+    """
 
     found: tuple[Kernel, ...]
-    problem: str
+    problem: str = ""
+    mendable: bool = False
 
 
 @functools.cache
@@ -81,7 +87,8 @@ def report() -> KernelReport:
     """What runs on this machine."""
     library = _library()
     if isinstance(library, str):
-        return KernelReport(("numpy",), library)
+        mendable = platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32"
+        return KernelReport(("numpy",), library, mendable)
     bits = library.vctool_kernel_features()
     found = tuple(name for name in KERNELS if name == "numpy" or bits & _BITS[name])
     return KernelReport(found, "" if len(found) > 1 else "this CPU has neither AVX2 nor better")
