@@ -67,6 +67,7 @@ struct kernel {
     void (*product)(const struct job *, const struct block *, int64_t tile, int tiles, void *out);
     void (*fold)(const struct job *, const struct block *, const struct segment *, int segments, int64_t tile, int tiles,
                  const void *out, float *maxima, int64_t columns);
+    float (*mean)(const float *maxima, const float *weight, int64_t tiles, int64_t count);
 };
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -79,7 +80,7 @@ static int infinite(float value)
 }
 
 /* The mean of a query's maxima: float64, lane by lane, then the lanes in a fixed tree. */
-static float mean_of(const float *maxima, const float *weight, int64_t tiles, int64_t count)
+static inline __attribute__((always_inline)) float mean_of(const float *maxima, const float *weight, int64_t tiles, int64_t count)
 {
     double sum[LANES] = {0};
     for (int64_t tile = 0; tile < tiles; tile++)
@@ -114,9 +115,8 @@ static int segments_of(const struct job *job, const struct block *block, int64_t
                 continue;
             segments[found++] = (struct segment){(int)(*clip - first), begin, row};
             uint8_t *now = &state[*clip - first];
-            for (int r = begin; r < row; r++)
-                if (bad >> r & 1)
-                    *now = BROKEN;
+            if (bad & (uint32_t)((1ull << row) - (1ull << begin)))
+                *now = BROKEN;
             if (*now == EMPTY)
                 *now = VALID;
         }
@@ -167,7 +167,7 @@ static int run_kernel(const struct kernel *kernel, const struct job *job)
                 const float *max = maxima + (i - first) * columns + tile * LANES;
                 job->scores[b * job->stride + i] =
                     state[i - first] == VALID
-                        ? mean_of(max, job->weight + tile * LANES, job->query_tiles[b + 1] - tile, job->query_counts[b])
+                        ? kernel->mean(max, job->weight + tile * LANES, job->query_tiles[b + 1] - tile, job->query_counts[b])
                     : state[i - first] == EMPTY ? -__builtin_inff()
                                                 : __builtin_nanf("");
             }
@@ -198,6 +198,28 @@ static uint32_t bad_scales(const struct job *job, const struct block *block)
         bad |= (uint32_t)infinite(job->scale[block->start + row]) << row;
     return bad;
 }
+
+AVX512 static uint32_t bad_scales_avx512(const struct job *job, const struct block *block)
+{
+    const __m512i exponent = _mm512_set1_epi32(0x7f800000);
+    const float *scale = job->scale + block->start;
+    uint32_t bad = 0;
+    for (int row = 0; row < block->count; row += 16) {
+        const __mmask16 there = (__mmask16)(block->count - row >= 16 ? 0xffff : (1u << (block->count - row)) - 1);
+        const __m512i bits = _mm512_maskz_loadu_epi32(there, scale + row);
+        bad |= (uint32_t)_mm512_cmpeq_epi32_mask(_mm512_and_si512(bits, exponent), exponent) << row;
+    }
+    return bad;
+}
+
+#define MEAN(NAME, TARGET)                                                                                                                \
+    TARGET static float NAME(const float *maxima, const float *weight, int64_t tiles, int64_t count)                                      \
+    {                                                                                                                                     \
+        return mean_of(maxima, weight, tiles, count);                                                                                     \
+    }
+
+MEAN(mean_avx2, AVX2)
+MEAN(mean_avx512, AVX512)
 
 /* ---- AVX2: int8 widened to int16 (exact), float16 to float32 ---- */
 
@@ -336,8 +358,8 @@ AVX2 static void fold_float_avx2(const struct job *job, const struct block *bloc
         }
 }
 
-static const struct kernel int8_avx2 = {BLOCK, 2, NULL, NULL, load_int16, product_int16, fold_int_avx2};
-static const struct kernel float16_avx2 = {BLOCK / 2, 4, NULL, NULL, load_float, product_float_avx2, fold_float_avx2};
+static const struct kernel int8_avx2 = {BLOCK, 2, NULL, NULL, load_int16, product_int16, fold_int_avx2, mean_avx2};
+static const struct kernel float16_avx2 = {BLOCK / 2, 4, NULL, NULL, load_float, product_float_avx2, fold_float_avx2, mean_avx2};
 
 /* ---- AVX-512: int8 by VNNI, whose left operand is unsigned: tokens get 128 added, `bias` takes it off again ---- */
 
@@ -354,7 +376,7 @@ AVX512 static uint32_t load_unsigned(const struct job *job, struct block *block)
     }
     block->rows = block->memory;
     block->stride = block->padded;
-    return bad_scales(job, block);
+    return bad_scales_avx512(job, block);
 }
 
 #define ROWS_AT_ONCE 8
@@ -461,12 +483,14 @@ AVX512 static void fold_float(const struct job *job, const struct block *block, 
     }
 }
 
-static const struct kernel int8_avx512 = {BLOCK, 1, NULL, NULL, load_unsigned, product_unsigned, fold_int};
-static const struct kernel float16_avx512 = {BLOCK / 2, 4, NULL, NULL, load_float, product_float, fold_float};
+static const struct kernel int8_avx512 = {BLOCK, 1, NULL, NULL, load_unsigned, product_unsigned, fold_int, mean_avx512};
+static const struct kernel float16_avx512 = {BLOCK / 2, 4, NULL, NULL, load_float, product_float, fold_float, mean_avx512};
 
 /* ---- AMX: tiles of 16 rows by 64 bytes; two of tokens, two of the query, four of sums ---- */
 
 #ifndef WITHOUT_AMX
+
+enum { AHEAD = 3 }; /* blocks from the one multiplied to the one fetched */
 
 /* The tile intrinsics do not tell the compiler what memory they read. */
 #define READS(address) __asm__ volatile("" : : "r"(address) : "memory")
@@ -500,7 +524,7 @@ static uint32_t load_in_place(const struct job *job, struct block *block)
             memcpy(block->memory + row * block->padded, block->rows + row * job->dim, (size_t)job->dim);
         block->rows = block->memory;
     }
-    return bad_scales(job, block);
+    return bad_scales_avx512(job, block);
 }
 
 AMX static void product_amx(const struct job *job, const struct block *block, int64_t tile, int tiles, void *out)
@@ -508,6 +532,9 @@ AMX static void product_amx(const struct job *job, const struct block *block, in
     const int64_t stride = block->stride, tile_bytes = block->padded * LANES;
     const uint8_t *upper = block->rows, *lower = upper + 16 * stride, *query = job->query + tile * tile_bytes;
     int32_t *to = out;
+    /* The processor's own prefetching does not follow tiles through memory: each step of 64 columns fetches 1/n of a block. */
+    const char *ahead = (const char *)(job->tokens + (block->start + AHEAD * BLOCK) * job->dim);
+    const int fetched = tile == 0 ? BLOCK : 0;
     READS(upper);
     _tile_zero(0);
     _tile_zero(1);
@@ -515,6 +542,8 @@ AMX static void product_amx(const struct job *job, const struct block *block, in
         _tile_zero(2);
         _tile_zero(3);
         for (int64_t d = 0; d < block->padded; d += 64, query += 1024) {
+            for (int i = 0; i < fetched; i++)
+                _mm_prefetch(ahead + (d * BLOCK + i * 64), _MM_HINT_T1);
             _tile_loadd(6, query, 64);
             _tile_loadd(4, upper + d, stride);
             _tile_dpbssd(0, 4, 6);
@@ -528,6 +557,8 @@ AMX static void product_amx(const struct job *job, const struct block *block, in
         _tile_stored(3, to + (BLOCK + 16) * LANES, 64);
     } else {
         for (int64_t d = 0; d < block->padded; d += 64, query += 1024) {
+            for (int i = 0; i < fetched; i++)
+                _mm_prefetch(ahead + (d * BLOCK + i * 64), _MM_HINT_T1);
             _tile_loadd(6, query, 64);
             _tile_loadd(4, upper + d, stride);
             _tile_dpbssd(0, 4, 6);
@@ -625,8 +656,8 @@ AMX static void product_halves(const struct job *job, const struct block *block,
     _tile_stored(1, to + 16 * LANES, 64);
 }
 
-static const struct kernel float16_amx = {BLOCK, 4, begin_amx, end_amx, load_halves, product_halves, fold_float};
-static const struct kernel int8_amx = {BLOCK, 1, begin_amx, end_amx, load_in_place, product_amx, fold_int};
+static const struct kernel float16_amx = {BLOCK, 4, begin_amx, end_amx, load_halves, product_halves, fold_float, mean_avx512};
+static const struct kernel int8_amx = {BLOCK, 1, begin_amx, end_amx, load_in_place, product_amx, fold_int, mean_avx512};
 
 #endif
 
