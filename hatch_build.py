@@ -6,6 +6,7 @@ A wheel with the kernel is for one platform and every Python 3 (the kernel is a 
 from __future__ import annotations
 
 import importlib.util
+import platform
 import sysconfig
 from pathlib import Path
 from tempfile import mkdtemp
@@ -29,7 +30,8 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
         if version != "editable":
             build_data["force_include"][str(library)] = f"vctool/scoring/{library.name}"
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        here = sysconfig.get_platform().replace("universal2", platform.machine())  # the library is for this processor only
+        build_data["tag"] = f"py3-none-{here.replace('-', '_').replace('.', '_')}"
 
 
 def _builder(path: Path) -> ModuleType:

@@ -85,7 +85,9 @@ class TokenBlocks:
     def spans(self, most: int) -> list[tuple[int, int]]:
         """Runs of whole clips (first, last + 1) for threads to share: at most about `most`, of about equally many tokens."""
         start, end = int(self.offsets[0]), int(self.offsets[-1])
-        most = max(1, min(most, (end - start) // _LEAST_SPAN))
+        most = min(most, (end - start) // _LEAST_SPAN)
+        if most <= 1:
+            return [(0, self.clips)] if self.clips else []
         edges = np.searchsorted(self.offsets, np.linspace(start, end, most + 1)[1:-1])
         bounds = [0, *(int(edge) for edge in edges), self.clips]
         return [(first, last) for first, last in pairwise(bounds) if first < last]
