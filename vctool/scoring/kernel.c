@@ -80,7 +80,7 @@ static int infinite(float value)
 }
 
 /* The mean of a query's maxima: float64, lane by lane, then the lanes in a fixed tree. */
-static inline __attribute__((always_inline)) float mean_of(const float *maxima, const float *weight, int64_t tiles, int64_t count)
+static float mean_of(const float *maxima, const float *weight, int64_t tiles, int64_t count)
 {
     double sum[LANES] = {0};
     for (int64_t tile = 0; tile < tiles; tile++)
@@ -212,14 +212,28 @@ AVX512 static uint32_t bad_scales_avx512(const struct job *job, const struct blo
     return bad;
 }
 
-#define MEAN(NAME, TARGET)                                                                                                                \
-    TARGET static float NAME(const float *maxima, const float *weight, int64_t tiles, int64_t count)                                      \
-    {                                                                                                                                     \
-        return mean_of(maxima, weight, tiles, count);                                                                                     \
-    }
+AVX2 static float mean_avx2(const float *maxima, const float *weight, int64_t tiles, int64_t count)
+{
+    return mean_of(maxima, weight, tiles, count);
+}
 
-MEAN(mean_avx2, AVX2)
-MEAN(mean_avx512, AVX512)
+/* mean_of, step by step in registers. */
+AVX512 static float mean_avx512(const float *maxima, const float *weight, int64_t tiles, int64_t count)
+{
+    const __m512 one = _mm512_set1_ps(1.0f), near = _mm512_set1_ps(ONE);
+    __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
+    for (int64_t lane = 0; lane < tiles * LANES; lane += LANES) {
+        const __m512 value = _mm512_mul_ps(_mm512_loadu_ps(maxima + lane), _mm512_loadu_ps(weight + lane));
+        const __mmask16 snapped = _mm512_cmp_ps_mask(_mm512_abs_ps(_mm512_sub_ps(value, one)), near, _CMP_LE_OQ);
+        const __m512 kept = _mm512_mask_mov_ps(value, snapped, one);
+        low = _mm512_add_pd(low, _mm512_cvtps_pd(_mm512_castps512_ps256(kept)));
+        high = _mm512_add_pd(high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(kept, 1)));
+    }
+    const __m512d eight = _mm512_add_pd(low, high);
+    const __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd(eight, 1));
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return (float)((_mm_cvtsd_f64(two) + _mm_cvtsd_f64(_mm_unpackhi_pd(two, two))) / (double)count);
+}
 
 /* ---- AVX2: int8 widened to int16 (exact), float16 to float32 ---- */
 
