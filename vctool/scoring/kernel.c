@@ -586,22 +586,29 @@ AMX static void product_amx(const struct job *job, const struct block *block, in
 
 /* float16 is two bfloat16 exactly (11 bits are 8 and 3); of the float32 query two give 16 bits of 24. Three products of
  * bfloat16 are then off by at most 2^-17 of the sum of |q d|: the fourth, and the query's third part, are left out. */
+AMX static __m512 widened(__m256i upper)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(upper), 16));
+}
+
 AMX static uint32_t load_halves(const struct job *job, struct block *block)
 {
-    const __m512i exponent = _mm512_set1_epi32(0x7f800000);
+    const __m512i exponent = _mm512_set1_epi16(0x7c00);
     uint16_t *high = (uint16_t *)block->memory, *low = high + BLOCK * block->padded;
     uint32_t bad = 0;
     for (int row = 0; row < block->count; row++, high += block->padded, low += block->padded) {
         const uint8_t *from = job->tokens + (block->start + row) * job->dim * 2;
-        __mmask16 seen = 0;
-        for (int64_t d = 0; d < job->dim; d += 16) {
-            const __mmask16 there = (__mmask16)(job->dim - d >= 16 ? 0xffff : (1u << (job->dim - d)) - 1);
-            const __m512 wide = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(there, from + d * 2));
-            seen |= _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_castps_si512(wide), exponent), exponent);
-            const __m256i upper = (__m256i)_mm512_cvtneps_pbh(wide);
-            const __m512 rounded = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(upper), 16));
-            _mm256_storeu_si256((__m256i *)(high + d), upper);
-            _mm256_storeu_si256((__m256i *)(low + d), (__m256i)_mm512_cvtneps_pbh(_mm512_sub_ps(wide, rounded)));
+        __mmask32 seen = 0;
+        for (int64_t d = 0; d < job->dim; d += 32) {
+            const __mmask32 there = job->dim - d >= 32 ? ~0u : (1u << (job->dim - d)) - 1;
+            const __m512i half = _mm512_maskz_loadu_epi16(there, from + d * 2);
+            const __m512 left = _mm512_cvtph_ps(_mm512_castsi512_si256(half)), right = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1));
+            const __m512i upper = (__m512i)_mm512_cvtne2ps_pbh(right, left);
+            const __m512 left_rest = _mm512_sub_ps(left, widened(_mm512_castsi512_si256(upper)));
+            const __m512 right_rest = _mm512_sub_ps(right, widened(_mm512_extracti64x4_epi64(upper, 1)));
+            seen |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(half, exponent), exponent);
+            _mm512_storeu_si512(high + d, upper);
+            _mm512_storeu_si512(low + d, (__m512i)_mm512_cvtne2ps_pbh(right_rest, left_rest));
         }
         bad |= (uint32_t)(seen != 0) << row;
     }
