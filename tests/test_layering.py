@@ -75,7 +75,8 @@ def test_a_wheel_holds_both_packages_whole_and_nothing_else(wheel: zipfile.ZipFi
         if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
     }
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert held == wanted
+    compiled = {"vctool/scoring/_kernel.so"}  # made for the wheel; in the tree only of an editable install
+    assert held - compiled == wanted - compiled
     assert {name.partition("/")[0] for name in held} == set(PACKAGES)
 
 

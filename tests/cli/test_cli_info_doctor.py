@@ -12,6 +12,7 @@ from commandline import Vctool
 from vctool.cli import doctor as doctor_module
 from vctool.errors import VctoolError
 from vctool.runtime import sessions
+from vctool.scoring import kernels
 from vctool.store import open_store
 
 
@@ -68,7 +69,7 @@ def test_info_checks_every_byte_when_asked(vctool: Vctool, tiny_index: Path, tin
 def test_doctor_finds_this_machine_fit(vctool: Vctool) -> None:
     done = vctool("doctor")
     assert done.code == 0 and "index and query work." in done.err
-    for part in ("python", "ONNX Runtime", "video decoder", "[train]", "[trt]", "emoji font"):
+    for part in ("python", "ONNX Runtime", "scoring kernel", "video decoder", "[train]", "[trt]", "emoji font"):
         assert part in done.out
     report = json.loads(vctool("doctor", "--json").out)
     assert report["ok"] and all(f["mend"] for f in report["findings"] if f["state"] == "needed")
@@ -99,3 +100,19 @@ def test_doctor_names_what_is_missing_and_how_to_mend_it(vctool: Vctool, monkeyp
     assert mends["tokenizers"][0] == "needed"
     state, mend = mends["[train]"]
     assert state == "optional" and mend.startswith("pip install ") and '"torch>=' in mend
+
+
+def test_doctor_says_why_scoring_is_slow_without_the_compiled_kernel(vctool: Vctool, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = kernels.KernelReport(("numpy",), "the kernel was not compiled when vctool was installed", mendable=True)
+    monkeypatch.setattr(kernels, "report", lambda: report)
+    monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    finding = next(f for f in json.loads(vctool("doctor", "--json").out)["findings"] if f["part"] == "scoring kernel")
+    assert finding["state"] == "optional" and "was not compiled" in finding["found"] and "ten times" in finding["found"]
+    assert finding["mend"].endswith("python -m vctool.scoring.build")
+
+
+def test_doctor_finds_a_kernel_that_the_environment_names_in_vain(vctool: Vctool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(kernels.VARIABLE, "neon")
+    done = vctool("doctor", "--json")
+    finding = next(f for f in json.loads(done.out)["findings"] if f["part"] == "scoring kernel")
+    assert done.code == 1 and "VCTOOL_KERNEL=neon" in finding["found"] and "choose auto" in finding["mend"]

@@ -93,7 +93,8 @@ def test_a_store_on_disk_scores_as_its_clips_read_back_do(tmp_path, dtype):
     for i in range(len(store)):
         clip = store.clip(i)
         alone = [mean_max_sim(query, tokens, [0, len(tokens)])[0] for tokens in (clip.frame_FD, clip.video_VD)]
-        assert np.allclose(found[i], sum(alone), atol=1e-6)
+        # An int8 store has the query rounded too, which shows where tokens are 16 wide.
+        assert np.allclose(found[i], sum(alone), atol={"float16": 1e-5, "int8": 1e-2}[dtype])
 
 
 # The bits: 150 clips of every length, widths on both sides of every blocking that BLAS is known to use.

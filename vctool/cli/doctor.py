@@ -85,6 +85,7 @@ def examine() -> Iterator[Finding]:
         version = _version(name)
         mend = f"pip install --upgrade --force-reinstall {name}"
         yield Finding(name, "ok" if version else "needed", version or "not installed", "" if version else mend)
+    yield _kernel()
     yield _decoder()
     yield _gpu()
     for extra, names in _EXTRAS.items():
@@ -111,6 +112,24 @@ def _onnxruntime() -> Iterator[Finding]:
         yield Finding("ONNX Runtime", "needed", found if len(builds) > 1 else problem.message, mend.removeprefix("install it with: "))
         return
     yield Finding("ONNX Runtime", "ok", f"{found}: {', '.join(p.removesuffix('ExecutionProvider') for p in providers)}")
+
+
+def _kernel() -> Finding:
+    part = "scoring kernel"
+    try:
+        from vctool.scoring import kernels
+    except ImportError:  # NumPy is missing, which has a line of its own
+        return Finding(part, "optional", "not examined")
+    here = kernels.report()
+    try:
+        used = kernels.chosen_kernel("int8")
+    except VctoolError as problem:
+        return Finding(part, "needed", problem.message, problem.hint or "")
+    if len(here.found) > 1:
+        why = f" (as {kernels.VARIABLE} says)" if used != here.found[0] else ""
+        return Finding(part, "ok", f"{used} for int8 and float16 stores{why}; here: {', '.join(here.found)}")
+    mend = "install gcc or clang, then: python -m vctool.scoring.build" if here.mendable else ""
+    return Finding(part, "optional", f"numpy: {here.problem}; exact search of an int8 store takes some ten times as long", mend)
 
 
 def _decoder() -> Finding:

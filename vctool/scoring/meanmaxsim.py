@@ -1,4 +1,4 @@
-"""MeanMaxSim in NumPy: the definition that every faster kernel is held against.
+"""MeanMaxSim: the definition in NumPy that every faster kernel is held against, and the choice of the kernel.
 
     MMS(q, x) = 1/M * sum over counted query tokens j of  max over valid tokens i of  <q_j, x_i>        (method, 6.4)
 
@@ -7,6 +7,9 @@ Shape letters: B queries, Q query tokens, M counted query tokens, N clips, T tok
 Products and maxima are float32, the sum over query tokens is float64, scores are float32. Masked tokens are -inf before
 the maximum. A pair's score has the same bits alone, in any store, order, chunk and batch (see `tiles`).
 
+int8 and float16 tokens are scored by the compiled kernel where one runs (see `kernels` and docs/scoring.md), float32 always
+by NumPy. A kernel keeps the same promise about bits; with int8 tokens it also rounds the query to int8, a scale a token.
+
 A maximum within `ONE` of 1 counts as 1, so that identical tokens score exactly 1 and not 0.9999996: the bound is by how
 much float32 sums of a few thousand products are off. Float16 and int8 tokens are rounded: not identical any more.
 """
@@ -14,13 +17,14 @@ much float32 sums of a few thousand products are off. Float16 and int8 tokens ar
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
 from vctool.errors import InputError
+from vctool.scoring.kernels import Kernel, PackedQueries, chosen_kernel, kernel_scores, rounded_query
 from vctool.scoring.tiles import Float32, Int64, TokenBlocks, Tokens, query_tiles
 
 ONE = 2.0**-18
@@ -59,7 +63,33 @@ def mean_max_sims(queries: Sequence[Float32], blocks: TokenBlocks, workers: int 
     _check_width(queries, blocks)
     if not queries:
         return np.empty((0, blocks.clips), np.float32)
-    groups = _grouped(queries)
+    kernel = chosen_kernel(blocks.tokens_TD.dtype)
+    if kernel != "numpy" and blocks.tokens_TD.flags.c_contiguous and blocks.tokens_TD.shape[1]:
+        score_BN = _by_kernel(queries, blocks, kernel, workers)
+    else:
+        score_BN = _by_numpy(queries, blocks, workers)
+    bad_N = ~(score_BN < np.inf).all(axis=0)
+    if bad_N.any():
+        raise InputError(f"clip {int(bad_N.argmax())}: its tokens are not finite", "check the store with `vctool store verify`")
+    return score_BN
+
+
+def _by_kernel(queries: Sequence[Float32], blocks: TokenBlocks, kernel: Kernel, workers: int | None) -> Float32:
+    score_BN = np.empty((len(queries), blocks.clips), np.float32)
+    ranges = list(_ranges(queries))
+    groups = [(first, PackedQueries(queries[first:last], blocks.tokens_TD.dtype, kernel)) for first, last in ranges]
+
+    def fill(span: tuple[int, int]) -> None:
+        for first, packed in groups:
+            kernel_scores(packed, blocks, kernel, *span, score_BN[first:])
+
+    workers = _threads(workers)
+    _for_each(fill, blocks.spans(1 if workers == 1 else 4 * workers), workers)
+    return score_BN
+
+
+def _by_numpy(queries: Sequence[Float32], blocks: TokenBlocks, workers: int | None) -> Float32:
+    groups = [_Group(first, queries[first:last]) for first, last in _ranges(queries)]
     score_BN = np.empty((len(queries), blocks.clips), np.float32)
 
     def fill(run: tuple[int, int]) -> None:
@@ -74,9 +104,6 @@ def mean_max_sims(queries: Sequence[Float32], blocks: TokenBlocks, workers: int 
             score_BN[group.first : group.last, first:last] = group.means(_snapped(max_MN))
 
     _for_each(fill, blocks.chunks(), workers)
-    bad_N = ~(score_BN < np.inf).all(axis=0)
-    if bad_N.any():
-        raise InputError(f"clip {int(bad_N.argmax())}: its tokens are not finite", "check the store with `vctool store verify`")
     return score_BN
 
 
@@ -90,13 +117,14 @@ def token_maxima(
 ) -> tuple[Float32, Int64]:
     """What each query token found in each clip: its largest cosine, float32 [Q, N], and the row of `tokens_TD`, int64 [Q, N].
 
-    The mean of a clip's maxima over counted query tokens is its `mean_max_sim`. Of several equal tokens the first is
+    The mean of a clip's maxima over counted query tokens is its `mean_max_sim`, to 5e-6. Of several equal tokens the first is
     named. A query token that does not count, or a clip without a valid token, has -inf and row -1.
     For explaining a handful of hits: works clip by clip. Raises as `mean_max_sim`.
     """
     counted_MD = counted_tokens(query_QD, query_mask_Q)
-    tiles, blocks = query_tiles(counted_MD), TokenBlocks(tokens_TD, offsets, token_mask_T, scale_T)
+    blocks = TokenBlocks(tokens_TD, offsets, token_mask_T, scale_T)
     _check_width([counted_MD], blocks)
+    tiles = query_tiles(rounded_query(counted_MD, blocks.tokens_TD.dtype))
     best_MN = np.full((len(counted_MD), blocks.clips), -np.inf, np.float32)
     row_MN = np.full((len(counted_MD), blocks.clips), -1, np.int64)
     for clip in range(blocks.clips):
@@ -147,15 +175,15 @@ class _Group:
         return mean_BN
 
 
-def _grouped(queries: Sequence[Float32]) -> list[_Group]:
-    groups, first, count = [], 0, 0
+def _ranges(queries: Sequence[Float32]) -> Iterator[tuple[int, int]]:
+    """Queries first to last - 1 that have about `_GROUP` tokens together."""
+    first, count = 0, 0
     for index, query_MD in enumerate(queries):
         if count and count + len(query_MD) > _GROUP:
-            groups.append(_Group(first, queries[first:index]))
+            yield first, index
             first, count = index, 0
         count += len(query_MD)
-    groups.append(_Group(first, queries[first:]))
-    return groups
+    yield first, len(queries)
 
 
 def _merge_maxima(max_MN: Float32, sim_MR: Float32, edges: Int64) -> None:
@@ -184,15 +212,19 @@ def _snapped(max_MN: Float32) -> Float32:
     return np.where(np.abs(max_MN - np.float32(1)) <= np.float32(ONE), np.float32(1), max_MN)
 
 
+def _threads(workers: int | None) -> int:
+    if workers is not None:
+        return workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _for_each(work: Callable[[tuple[int, int]], None], runs: Sequence[tuple[int, int]], workers: int | None) -> None:
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(workers, len(runs))
+    workers = min(_threads(workers), len(runs))
     if workers <= 1:
         for run in runs:
             work(run)
         return
-    pool = ThreadPoolExecutor(workers)  # NumPy lets go of the interpreter lock in products, maxima and conversions
+    pool = ThreadPoolExecutor(workers)  # kernels let go of the interpreter lock; NumPy in products, maxima and conversions
     try:
         for _ in pool.map(work, runs):
             pass

@@ -13,6 +13,7 @@ Haswell and Zen. On another BLAS the promise is 1e-6. It costs nothing on AVX-51
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ Tokens = npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.int8
 
 BLOCK = 1024  # rows converted to float32 at a time: 2 MiB at D = 512, about a core's second-level cache
 
+_LEAST_SPAN = 4096  # tokens worth a thread's while
 _MOST_CLIPS = 128  # in one run, where clips have a token or two: bounds the maxima held for many queries
 _QUERY_TILE = 8
 _TOKEN_TILE = 128
@@ -46,9 +48,9 @@ class TokenBlocks:
         self, tokens_TD: Tokens, offsets: npt.ArrayLike, token_mask_T: npt.ArrayLike | None = None, scale_T: npt.ArrayLike | None = None
     ) -> None:
         self.tokens_TD = np.asarray(tokens_TD)
-        self.offsets: Int64 = np.asarray(offsets, dtype=np.int64)
-        self.mask_T: Bool | None = None if token_mask_T is None else np.asarray(token_mask_T, dtype=bool)
-        self.scale_T: Float32 | None = None if scale_T is None else np.asarray(scale_T, dtype=np.float32)
+        self.offsets: Int64 = np.ascontiguousarray(offsets, dtype=np.int64)
+        self.mask_T: Bool | None = None if token_mask_T is None else np.ascontiguousarray(token_mask_T, dtype=bool)
+        self.scale_T: Float32 | None = None if scale_T is None else np.ascontiguousarray(scale_T, dtype=np.float32)
         self._check()
 
     def _check(self) -> None:
@@ -79,6 +81,16 @@ class TokenBlocks:
             runs.append((first, last))
             first = last
         return runs
+
+    def spans(self, most: int) -> list[tuple[int, int]]:
+        """Runs of whole clips (first, last + 1) for threads to share: at most about `most`, of about equally many tokens."""
+        start, end = int(self.offsets[0]), int(self.offsets[-1])
+        most = min(most, (end - start) // _LEAST_SPAN)
+        if most <= 1:
+            return [(0, self.clips)] if self.clips else []
+        edges = np.searchsorted(self.offsets, np.linspace(start, end, most + 1)[1:-1])
+        bounds = [0, *(int(edge) for edge in edges), self.clips]
+        return [(first, last) for first, last in pairwise(bounds) if first < last]
 
     def blocks(self, first: int, last: int) -> Iterator[tuple[int, int, Float32]]:
         """(start row, rows R, float32 tokens padded to whole tiles) for the tokens of clips first to last - 1."""
