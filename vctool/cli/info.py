@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from vctool.cli.command import command
 from vctool.cli.console import amount, clock, facts_table, print_json, stdout
 from vctool.cli.options import PATH, json_option
 from vctool.errors import InputError, StoreError, VctoolError
+
+if TYPE_CHECKING:
+    from vctool.runtime.model_directory import ModelDirectory
 
 _SHOWN = 16  # characters of a fingerprint
 
@@ -47,7 +50,7 @@ def _model(path: Path, all_files: bool) -> dict[str, Any]:
         "sha256": model.fingerprint,
         "config": to_dict(model.config),
         "preprocess": to_dict(model.preprocess),
-        "graphs": {name: model.files[f"onnx/{name}.onnx"].bytes if model.has_graph(name) else None for name in GRAPHS},
+        "graphs": {name: _graph_bytes(model, name) for name in GRAPHS},
         "engines": sorted(name for name in model.files if name.startswith("tensorrt/") and name.endswith(".engine")),
         "files": len(model.files),
         "bytes": sum(record.bytes for record in model.files.values()),
@@ -165,3 +168,10 @@ def _is_zip(path: Path) -> bool:
             return file.read(2) == b"PK"
     except OSError as problem:
         raise InputError(f"{path}: cannot be read: {problem.strerror}") from None
+
+
+def _graph_bytes(model: ModelDirectory, name: str) -> int | None:
+    """Size of a graph with its weights, which lie in a file beside it; None if the model has none of that name."""
+    if not model.has_graph(name):
+        return None
+    return sum(record.bytes for path, record in model.files.items() if path in (f"onnx/{name}.onnx", f"onnx/{name}.onnx.data"))

@@ -43,6 +43,10 @@ def train(recipe: Path | None, run: Path | None, output: Path | None, dry_run: b
     """
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError("torch", "train")
+    for name, extra in (("onnx", "export"), ("onnxscript", "export"), ("onnxruntime", "cpu")):
+        # The run ends with the graphs: better to hear of it now than after hours.
+        if not dry_run and importlib.util.find_spec(name) is None:
+            raise MissingExtraError(f"{name}, which writes or proves the graphs at the end,", extra)
     if recipe is None and run is None:
         raise UsageProblem("no recipe given", "name a RECIPE.toml, or --resume RUN to go on with a run")
     if run is not None and output is not None:

@@ -114,7 +114,9 @@ def search_all(
     for query, score_N, frame_N, video_N in zip(encoded, score_BN, frame_BN, video_BN, strict=True):
         if np.isnan(score_N).any():
             broken = opened.clip_id(int(np.flatnonzero(np.isnan(score_N))[0]))
-            raise VctoolError(f"the query {query.text!r} scores NaN against clip {broken!r}", "check the store: vctool store verify")
+            raise VctoolError(
+                f"the query {query.text!r} scores NaN against clip {broken!r}", f"check the store: vctool info {opened.path} --all-files"
+            )
         hits = [
             _hit(rank, index, query, opened, branch, (score_N[index], frame_N[index], video_N[index]))
             for rank, index in enumerate(best(score_N, k), start=1)

@@ -70,7 +70,7 @@ def mean_max_sims(queries: Sequence[Float32], blocks: TokenBlocks, workers: int 
         score_BN = _by_numpy(queries, blocks, workers)
     bad_N = ~(score_BN < np.inf).all(axis=0)
     if bad_N.any():
-        raise InputError(f"clip {int(bad_N.argmax())}: its tokens are not finite", "check the store with `vctool store verify`")
+        raise InputError(f"clip {int(bad_N.argmax())}: its tokens are not finite", "check the store with `vctool info STORE --all-files`")
     return score_BN
 
 
