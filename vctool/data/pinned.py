@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,12 @@ MINILM_TOKENIZER = PinnedFile(
     install=MINILM.install,
     licence=MINILM.licence,
 )
+
+
+def minilm_tokenizer() -> str:
+    """The sentence encoder's `tokenizer.json`, without its settings for padding and cutting, which would hide true lengths."""
+    stored = json.loads(MINILM_TOKENIZER.locate().read_text(encoding="utf-8"))
+    return json.dumps(stored | {"padding": None, "truncation": None}, ensure_ascii=False)
 
 
 def folded_convolution(

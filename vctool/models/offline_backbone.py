@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vctool.config import PreprocessConfig
-from vctool.data.pinned import MINILM_TOKENIZER
+from vctool.data.pinned import minilm_tokenizer
 from vctool.errors import ModelError
 from vctool.models.backbone import Backbone, normalize_pixels
 from vctool.models.pypi_towers import EfficientNetLite0, MiniLM
@@ -30,12 +30,6 @@ _LITE0_STD = (128 / 255, 128 / 255, 128 / 255)
 def imagenet_class_names() -> list[str]:
     """The 1,000 ImageNet-1k class names in the classifier's order."""
     return resources.files("vctool.models").joinpath("imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
-
-
-def _bert_tokenizer_json() -> dict[str, object]:
-    tokenizer: dict[str, object] = json.loads(MINILM_TOKENIZER.locate().read_text(encoding="utf-8"))
-    # Padding and truncation are ours to do: the stored settings would pad to 128 and hide true lengths.
-    return tokenizer | {"padding": None, "truncation": None}
 
 
 class _OfflineBackbone(Backbone):
@@ -56,7 +50,7 @@ class _OfflineBackbone(Backbone):
         return states
 
     def write_tokenizer(self, folder: Path, length: int | None = None) -> None:
-        (folder / "tokenizer.json").write_text(json.dumps(_bert_tokenizer_json(), ensure_ascii=False), encoding="utf-8")
+        (folder / "tokenizer.json").write_text(minilm_tokenizer(), encoding="utf-8")
         settings = {"kind": "bert", "context_length": length or CONTEXT_LENGTH, "pad_id": 0}
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -87,7 +81,7 @@ class ConseBackbone(_OfflineBackbone):
         """Fill the class embeddings from the sentence encoder (needed once; they are stored with the model)."""
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_str(json.dumps(_bert_tokenizer_json()))
+        tokenizer = Tokenizer.from_str(minilm_tokenizer())
         encodings = tokenizer.encode_batch([self.template.format(name) for name in imagenet_class_names()])
         by_length = sorted(range(len(encodings)), key=lambda i: len(encodings[i].ids))
         for start in range(0, len(by_length), 50):

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from vctool.data.pinned import EFFICIENTNET_LITE0, MINILM, MINILM_TOKENIZER, folded_convolution
+from vctool.data.pinned import EFFICIENTNET_LITE0, MINILM, folded_convolution, minilm_tokenizer
 from vctool.errors import InputError, ModelError
 from vctool.runtime.checksums import write_checksums
 
@@ -44,8 +44,7 @@ def assemble(bundle: Path, target: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
             folder = Path(scratch) / "model"
             shutil.copytree(bundle, folder, ignore=shutil.ignore_patterns(ASSEMBLY, REST, "__pycache__"))
-            tokenizer = json.loads(MINILM_TOKENIZER.locate().read_text(encoding="utf-8")) | {"padding": None, "truncation": None}
-            (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+            (folder / "tokenizer.json").write_text(minilm_tokenizer(), encoding="utf-8")
             for name, recipe in plan["files"].items():
                 with (folder / name).open("wb") as out:
                     _write(out, recipe, sources)
