@@ -19,6 +19,7 @@ from vctool.runtime.evidence import explain
 from vctool.runtime.indexing import index_videos
 from vctool.runtime.model import load_model
 from vctool.runtime.search import best, clip_span, default_branch, find_model, search, search_all
+from vctool.scoring import batch_scores
 from vctool.store import ClipTokens, StoreWriter, TokenStore, open_store
 
 
@@ -244,3 +245,14 @@ def test_the_python_names_do_the_same(index: Path) -> None:
     assert set(vctool.__all__) <= set(dir(vctool))
     with pytest.raises(AttributeError):
         vctool.nothing  # noqa: B018
+
+
+def test_a_search_takes_its_scores_from_the_scorer_it_is_given(tmp_path: Path) -> None:
+    store, query = random_store(tmp_path / "s.npz"), random_query()
+
+    def backwards(queries: Any, store: Any, branch: Any = "fv", /) -> Any:
+        return tuple(-part_BN for part_BN in batch_scores(queries, store, branch))
+
+    usual, turned = search(query, store, k=12), search(query, store, k=12, scorer=backwards)
+    assert [h.id for h in turned.hits] == [h.id for h in usual.hits][::-1]
+    assert [h.score for h in turned.hits] == [-h.score for h in usual.hits][::-1]

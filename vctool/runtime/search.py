@@ -19,7 +19,7 @@ from vctool.runtime.encoder import QueryTokens
 from vctool.runtime.evidence import BRANCHES, Branch, Evidence, TokenEvidence, explain
 from vctool.runtime.model import Model, load_model
 from vctool.runtime.model_directory import ModelDirectory
-from vctool.scoring import batch_scores
+from vctool.scoring import Scorer, batch_scores
 from vctool.store import TokenStore, open_store
 
 RESULT_SCHEMA = 1
@@ -80,14 +80,16 @@ def search(
     model: Model | ModelDirectory | str | Path | None = None,
     k: int = 10,
     branch: Branch | None = None,
+    scorer: Scorer = batch_scores,
 ) -> SearchResult:
     """The k best clips of `store` for `query`.
 
     query: a text, or tokens encoded before (`model` is then not needed). model: the model the store was made with; by default
-    the one its manifest names. branch: `f`, `v` or `fv`; by default the model's own. Scores are float32, exact.
+    the one its manifest names. branch: `f`, `v` or `fv`; by default the model's own. scorer: what scores the store, the CPU by
+    default. Scores are float32, exact.
     Raises StoreError if the store was made with another model or the widths differ, InputError for an empty query.
     """
-    return search_all([query], store, model, k, branch)[0]
+    return search_all([query], store, model, k, branch, scorer)[0]
 
 
 def search_all(
@@ -96,6 +98,7 @@ def search_all(
     model: Model | ModelDirectory | str | Path | None = None,
     k: int = 10,
     branch: Branch | None = None,
+    scorer: Scorer = batch_scores,
 ) -> list[SearchResult]:
     """`search` for many queries in one pass over the store; each answer is the one that `search` gives."""
     if k < 1:
@@ -109,7 +112,7 @@ def search_all(
         if query.query_QD.shape[1] != opened.dim:
             widths = f"{opened.path} holds tokens {opened.dim} wide, the query's are {query.query_QD.shape[1]}"
             raise StoreError(widths, "encode the query with the store's own model")
-    score_BN, frame_BN, video_BN = batch_scores([(q.query_QD, q.mask_Q) for q in encoded], opened, branch)
+    score_BN, frame_BN, video_BN = scorer([(q.query_QD, q.mask_Q) for q in encoded], opened, branch)
     results = []
     for query, score_N, frame_N, video_N in zip(encoded, score_BN, frame_BN, video_BN, strict=True):
         if np.isnan(score_N).any():

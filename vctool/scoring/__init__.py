@@ -2,12 +2,14 @@
 
 from vctool.scoring.branches import Branch, Query, TokenSource, batch_scores, scores
 from vctool.scoring.meanmaxsim import ONE, counted_tokens, mean_max_sim, mean_max_sims, token_maxima
+from vctool.scoring.scorer import Scorer
 from vctool.scoring.tiles import TokenBlocks
 
 __all__ = [
     "ONE",
     "Branch",
     "Query",
+    "Scorer",
     "TokenBlocks",
     "TokenSource",
     "batch_scores",
