@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vctool.store import ClipTokens, StoreDtype, StoreWriter
+from vctool.store.shards import MANIFEST, describe_shard, folder_manifest
 
 DIM = 8
 MODEL: dict[str, Any] = {"model": {"name": "tiny", "sha256": "ab" * 32}, "frames": {"count": 3}}
@@ -31,3 +32,12 @@ def write_store(path: Path, clips: Iterable[ClipTokens], dtype: StoreDtype = "fl
             writer.add(clip)
         writer.commit()
     return path
+
+
+def write_folder(folder: Path, shards: Iterable[Iterable[ClipTokens]], dtype: StoreDtype = "float16") -> Path:
+    """A folder store written by hand, shard by shard."""
+    folder.mkdir()
+    paths = [write_store(folder / f"shard-{number}.npz", clips, dtype) for number, clips in enumerate(shards)]
+    common = MODEL | {"dim": DIM, "dtype": dtype}
+    (folder / MANIFEST).write_bytes(folder_manifest(common, [describe_shard(path) for path in paths], 1))
+    return folder

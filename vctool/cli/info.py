@@ -25,8 +25,10 @@ _SHOWN = 16  # characters of a fingerprint
 def info(path: Path, all_files: bool, as_json: bool) -> None:
     """Say what PATH is: a model directory, a token store, or a video file. Damaged ones are told with what to do."""
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder", "give a model directory, a token store (.npz) or a video")
-    if path.is_dir():
+        raise InputError(f"{path}: no such file or folder", "give a model directory, a token store or a video")
+    if _is_store_folder(path):
+        facts = _store(path, all_files)
+    elif path.is_dir():
         facts = _model(path, all_files)
     elif _is_zip(path) or path.suffix == ".npz":
         facts = _store(path, all_files)
@@ -76,10 +78,11 @@ def _store(path: Path, all_files: bool) -> dict[str, Any]:
         "schema": 1,
         "kind": "store",
         "path": str(path.resolve()),
-        "bytes": path.stat().st_size,
+        "bytes": sum(shard.path.stat().st_size for shard in store.shards),
+        "shards": len(store.shards) if path.is_dir() else None,
         "clips": len(store),
-        "frame_tokens": len(store.frame_TD),
-        "video_tokens": len(store.video_TD),
+        "frame_tokens": sum(len(shard.frame_TD) for shard in store.shards),
+        "video_tokens": sum(len(shard.video_TD) for shard in store.shards),
         "dim": store.dim,
         "dtype": store.dtype,
         "seconds": round(sum(durations), 3),
@@ -136,12 +139,13 @@ def _show_model(facts: dict[str, Any]) -> list[tuple[str, str]]:
 def _show_store(facts: dict[str, Any]) -> list[tuple[str, str]]:
     model, frames = facts["model"], facts["frames"]
     per_clip = f"{frames.get('count')} a clip, decoder {frames.get('decoder')}" if isinstance(frames, dict) else "unknown"
+    shards = "" if facts["shards"] is None else f" in {facts['shards']} shard{'' if facts['shards'] == 1 else 's'}"
     where = facts["model_found"] or "not found here: give --model to `vctool query`"
     return [
         ("token store", f"{facts['path']}" + ("   (all checksums match)" if facts["verified"] else "")),
         ("clips", f"{facts['clips']:,}, {clock(facts['seconds'])} of video, {facts['captions']:,} captions"),
         ("tokens", f"{facts['frame_tokens']:,} frame, {facts['video_tokens']:,} video, {facts['dim']} wide, {facts['dtype']}"),
-        ("size", f"{amount(facts['bytes'])}, generation {facts['generation']}, by {facts['created_by']}"),
+        ("size", f"{amount(facts['bytes'])}{shards}, generation {facts['generation']}, by {facts['created_by']}"),
         ("frames", per_clip),
         ("model", f"{model.get('name', 'unknown')} ({str(model.get('sha256', 'unknown'))[:_SHOWN]})"),
         ("model directory", where),
@@ -160,6 +164,12 @@ def _show_video(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 _SHOW = {"model": _show_model, "store": _show_store, "video": _show_video}
+
+
+def _is_store_folder(path: Path) -> bool:
+    from vctool.store.shards import is_store_folder
+
+    return is_store_folder(path)
 
 
 def _is_zip(path: Path) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vctool.runtime.evidence import Branch
     from vctool.runtime.model import Model
     from vctool.runtime.search import Hit, SearchResult
-    from vctool.store import TokenStore
+    from vctool.store import Store
 
 _WORDS_WIDE, _WORDS_NARROW, _WIDE = 5, 3, 100  # words shown a hit, by the width of the terminal
 _BLOCK = 64  # queries of a file answered in one pass over the store
@@ -94,7 +94,7 @@ class _Asked:
     """The store, the model (loaded on first use) and how to show answers."""
 
     def __init__(
-        self, store: TokenStore, model: Path | None, k: int, branch: Branch | None, explain: bool, as_json: bool, settings: dict[str, Any]
+        self, store: Store, model: Path | None, k: int, branch: Branch | None, explain: bool, as_json: bool, settings: dict[str, Any]
     ) -> None:
         self.store, self._model, self._settings = store, model, settings
         self.k, self.branch, self.explain, self.as_json = k, branch, explain, as_json

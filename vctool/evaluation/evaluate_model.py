@@ -28,7 +28,7 @@ from vctool.scoring import Branch
 if TYPE_CHECKING:
     from vctool.runtime.indexing import IndexProgress
     from vctool.runtime.model import Model
-    from vctool.store import TokenStore
+    from vctool.store import Store
 
 
 def model_branches(interaction: Branch) -> list[Branch]:
@@ -36,7 +36,7 @@ def model_branches(interaction: Branch) -> list[Branch]:
     return ["f", "v", "fv"] if interaction == "fv" else [interaction]
 
 
-def match_clips(split: Split, store: TokenStore) -> npt.NDArray[np.int64]:
+def match_clips(split: Split, store: Store) -> npt.NDArray[np.int64]:
     """The store's clip for each clip of the split, int64 [N], -1 where it has none.
 
     By id; else by the same file and piece; else by the file's name without its suffix, where only one clip has it.
@@ -69,7 +69,7 @@ def match_clips(split: Split, store: TokenStore) -> npt.NDArray[np.int64]:
 
 def evaluate_store(
     split: Split,
-    store: TokenStore,
+    store: Store,
     model: Model,
     *,
     branches: Sequence[str] = (),
@@ -127,11 +127,13 @@ def evaluate_store(
         return evaluate_scores(_named(scores), split, subject, settings, banked)
 
 
-def store_sha256(store: TokenStore) -> str:
+def store_sha256(store: Store) -> str:
     """One hash for what decides a score: SHA-256 over the recorded hashes of the tokens and ids (not of paths and metadata)."""
-    arrays = store.manifest.get("arrays", {})
-    deciding = sorted(name for name in arrays if name.startswith(("frame_", "video_", "clip_ids")))
-    lines = "".join(f"{arrays[name].get('sha256')}  {name}\n" for name in deciding)
+    lines = ""
+    for shard in store.shards:
+        arrays = shard.manifest.get("arrays", {})
+        deciding = sorted(name for name in arrays if name.startswith(("frame_", "video_", "clip_ids")))
+        lines += "".join(f"{arrays[name].get('sha256')}  {name}\n" for name in deciding)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -152,7 +154,7 @@ def _named(scores: Mapping[Branch, ScoreMatrix]) -> dict[str, ScoreMatrix]:
     return {str(branch): matrix for branch, matrix in scores.items()}
 
 
-def _frames(store: TokenStore, otherwise: int) -> int:
+def _frames(store: Store, otherwise: int) -> int:
     frames = store.manifest.get("frames")
     count = frames.get("count") if isinstance(frames, dict) else frames
     return count if isinstance(count, int) else otherwise

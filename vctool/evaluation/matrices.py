@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from vctool.errors import UsageProblem
 from vctool.metrics import ScoreMatrix
-from vctool.scoring import Branch, batch_scores
-from vctool.scoring.branches import TokenSource
+from vctool.scoring import Branch, ShardSource, TokenSource, batch_scores
 
 # Above this many bytes the scores go to a mapped scratch file instead of memory.
 IN_MEMORY_BYTES = 512 << 20
@@ -68,7 +67,7 @@ class Encoder(Protocol):
 def scored_store(
     texts: Sequence[str],
     encoder: Encoder,
-    store: TokenSource,
+    store: TokenSource | ShardSource,
     columns: npt.NDArray[np.int64],
     branches: Sequence[Branch],
     *,

@@ -14,12 +14,12 @@ from vctool import scoring
 from vctool.errors import UsageProblem
 from vctool.runtime.encoder import QueryTokens
 from vctool.runtime.evidence import Branch
-from vctool.store import TokenStore
+from vctool.store import Store
 
 
 def mean_max_sim(
     query_QD: QueryTokens | npt.NDArray[Any],
-    store_or_tokens: TokenStore | npt.NDArray[Any],
+    store_or_tokens: Store | npt.NDArray[Any],
     offsets: npt.ArrayLike | None = None,
     *,
     branch: Branch = "fv",
@@ -32,7 +32,7 @@ def mean_max_sim(
     """
     rows_QD = query_QD.query_QD if isinstance(query_QD, QueryTokens) else query_QD
     mask_Q = query_QD.mask_Q if isinstance(query_QD, QueryTokens) and query_mask_Q is None else query_mask_Q
-    if isinstance(store_or_tokens, TokenStore):
+    if not isinstance(store_or_tokens, np.ndarray):
         return scoring.scores(rows_QD, mask_Q, store_or_tokens, branch)[0]
     if offsets is None:
         raise UsageProblem("mean_max_sim over plain tokens needs offsets", "give N + 1 offsets, or an open store")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from vctool.runtime.encoder import QueryTokens
 from vctool.scoring import token_maxima
-from vctool.store import TokenStore
+from vctool.store import Store
 
 Branch = Literal["f", "v", "fv"]
 BRANCHES: tuple[Branch, ...] = ("f", "v", "fv")
@@ -75,7 +75,7 @@ class Evidence:
     best_second: float | None
 
 
-def explain(query: QueryTokens, store: TokenStore, index: int, branch: Branch) -> Evidence:
+def explain(query: QueryTokens, store: Store, index: int, branch: Branch) -> Evidence:
     """Evidence of clip `index` for one query. The clip must have tokens in each branch used."""
     counted = np.flatnonzero(query.mask_Q)
     query_MD = query.query_QD[counted]
@@ -94,7 +94,7 @@ def explain(query: QueryTokens, store: TokenStore, index: int, branch: Branch) -
 class _Match:
     """What the counted query tokens found in one branch of one clip."""
 
-    def __init__(self, query_MD: NDArray[np.float32], store: TokenStore, branch: str, index: int) -> None:
+    def __init__(self, query_MD: NDArray[np.float32], store: Store, branch: str, index: int) -> None:
         token_TD, time_T, scale_T = store.rows(branch, index)
         max_M1, row_M1 = token_maxima(query_MD, token_TD, np.array([0, len(token_TD)]), scale_T=scale_T)
         self.time_T: Float64 = time_T.astype(np.float64)

@@ -16,7 +16,7 @@ from typing import Any
 from vctool.errors import StoreError, UsageProblem
 from vctool.runtime.model_directory import ModelDirectory
 from vctool.runtime.search import require_same_model
-from vctool.store import StoreDtype, TokenStore, open_store
+from vctool.store import Store, StoreDtype, open_store
 from vctool.video.clip import VideoInput
 
 _OTHERWISE = "choose another output, or replace the store with --rebuild"
@@ -84,7 +84,7 @@ class IndexPlan:
     manifest: dict[str, Any]
     dtype: StoreDtype
     clips: list[PlannedClip]
-    old: TokenStore | None
+    old: Store | None
     kept: list[int] = field(default_factory=list)
     dropped: int = 0
 
@@ -118,7 +118,7 @@ def with_user_meta(meta: dict[str, Any], clip: VideoInput) -> dict[str, Any]:
     return user | facts | {"start": clip.start, "end": clip.end}
 
 
-def _old_store(output: Path, model: ModelDirectory) -> TokenStore | None:
+def _old_store(output: Path, model: ModelDirectory) -> Store | None:
     if output.is_dir():
         raise StoreError(f"{output} is a folder", "give the name of the .npz file to write")
     if not output.exists():
@@ -142,7 +142,7 @@ def _planned(clip: VideoInput, made_by: str) -> PlannedClip:
     return PlannedClip(clip, key, stat)
 
 
-def _match(plan: IndexPlan, old: TokenStore, prune: bool) -> None:
+def _match(plan: IndexPlan, old: Store, prune: bool) -> None:
     by_id = {p.clip.id: p for p in plan.clips}
     by_piece = {p.piece: p for p in plan.clips}
     for index, clip_id in enumerate(old.clip_ids):
@@ -172,7 +172,7 @@ def _match(plan: IndexPlan, old: TokenStore, prune: bool) -> None:
         )
 
 
-def _unchanged(plan: IndexPlan, planned: PlannedClip, old: TokenStore, index: int) -> bool:
+def _unchanged(plan: IndexPlan, planned: PlannedClip, old: Store, index: int) -> bool:
     meta = old.clip_meta(index)
     if not planned.stat or any(meta.get(name) != value for name, value in planned.stat.items()):
         return False

@@ -25,7 +25,7 @@ from vctool.runtime.journal import FinishedClip, Journal
 from vctool.runtime.model import Model, load_model
 from vctool.runtime.model_directory import ModelDirectory
 from vctool.runtime.sessions import Device, available_cores
-from vctool.store import ClipTokens, StoreDtype, StoreWriter, TokenStore
+from vctool.store import ClipTokens, Store, StoreDtype, StoreWriter
 from vctool.video.clip import VideoInput
 from vctool.video.files import find_videos
 from vctool.video.workers import DecodePool, DecodeResult
@@ -250,7 +250,7 @@ class _Run:
             self.report.failed.append(FailedClip(p.clip.id, str(p.clip.path), self.errors[p.key], kept=index is not None))
         return sorted(kept)
 
-    def _up_to_date(self, order: list[int | PlannedClip], old: TokenStore) -> bool:
+    def _up_to_date(self, order: list[int | PlannedClip], old: Store) -> bool:
         indices = [entry if isinstance(entry, int) else entry.old for entry in order]
         same_place = indices == list(range(len(old)))
         same_manifest = all(old.manifest.get(name) == value for name, value in self.plan.manifest.items())
@@ -304,7 +304,7 @@ def _tokens(planned: PlannedClip, finished: FinishedClip) -> ClipTokens:
     )
 
 
-def _same_words(planned: PlannedClip, old: TokenStore) -> bool:
+def _same_words(planned: PlannedClip, old: Store) -> bool:
     """Whether id and metadata of a reused clip are what they were."""
     if planned.old is None or old.clip_id(planned.old) != planned.clip.id:
         return False

@@ -20,7 +20,7 @@ from vctool.runtime.evidence import BRANCHES, Branch, Evidence, TokenEvidence, e
 from vctool.runtime.model import Model, load_model
 from vctool.runtime.model_directory import ModelDirectory
 from vctool.scoring import Scorer, batch_scores
-from vctool.store import TokenStore, open_store
+from vctool.store import Store, open_store
 
 RESULT_SCHEMA = 1
 _SHOWN = 16  # characters of a fingerprint in a message: enough to tell any two apart
@@ -76,7 +76,7 @@ class SearchResult:
 
 def search(
     query: str | QueryTokens,
-    store: TokenStore | str | Path,
+    store: Store | str | Path,
     model: Model | ModelDirectory | str | Path | None = None,
     k: int = 10,
     branch: Branch | None = None,
@@ -94,7 +94,7 @@ def search(
 
 def search_all(
     queries: Sequence[str | QueryTokens],
-    store: TokenStore | str | Path,
+    store: Store | str | Path,
     model: Model | ModelDirectory | str | Path | None = None,
     k: int = 10,
     branch: Branch | None = None,
@@ -103,7 +103,7 @@ def search_all(
     """`search` for many queries in one pass over the store; each answer is the one that `search` gives."""
     if k < 1:
         raise UsageProblem(f"k is {k}: at least one hit must be asked for")
-    opened = store if isinstance(store, TokenStore) else open_store(store)
+    opened = open_store(store) if isinstance(store, (str, Path)) else store
     branch = branch or default_branch(opened)
     encoded = _encoded(queries, opened, model)
     if not len(opened) or not encoded:
@@ -128,9 +128,7 @@ def search_all(
     return results
 
 
-def _encoded(
-    queries: Sequence[str | QueryTokens], store: TokenStore, model: Model | ModelDirectory | str | Path | None
-) -> list[QueryTokens]:
+def _encoded(queries: Sequence[str | QueryTokens], store: Store, model: Model | ModelDirectory | str | Path | None) -> list[QueryTokens]:
     texts = [q for q in queries if isinstance(q, str)]
     if not texts:
         return [q for q in queries if isinstance(q, QueryTokens)]
@@ -140,9 +138,7 @@ def _encoded(
     return [q if isinstance(q, QueryTokens) else next(found) for q in queries]
 
 
-def _hit(
-    rank: int, index: int, query: QueryTokens, store: TokenStore, branch: Branch, scores: tuple[np.float32, np.float32, np.float32]
-) -> Hit:
+def _hit(rank: int, index: int, query: QueryTokens, store: Store, branch: Branch, scores: tuple[np.float32, np.float32, np.float32]) -> Hit:
     path = store.resolve_path(index)
     start, end = clip_span(store.clip_meta(index))
     return Hit(
@@ -168,13 +164,13 @@ def best(score_N: NDArray[np.float32], k: int) -> list[int]:
     return [int(i) for i in valid[np.argsort(-score_N[valid], kind="stable")][:k]]
 
 
-def default_branch(store: TokenStore) -> Branch:
+def default_branch(store: Store) -> Branch:
     """The branch the store's model was made for."""
     interaction = _model_entry(store).get("interaction", "fv")
     return next((b for b in BRANCHES if b == interaction), "fv")
 
 
-def require_same_model(store: TokenStore, model: ModelDirectory) -> None:
+def require_same_model(store: Store, model: ModelDirectory) -> None:
     """Raises StoreError, with both fingerprints, if the store was made with another model."""
     entry = _model_entry(store)
     theirs = str(entry.get("sha256", "unknown"))
@@ -186,7 +182,7 @@ def require_same_model(store: TokenStore, model: ModelDirectory) -> None:
         )
 
 
-def find_model(store: TokenStore) -> Path:
+def find_model(store: Store) -> Path:
     """The folder of the model that made the store, as its manifest recorded it: relative to the store, else absolute.
 
     Raises StoreError if neither place holds a model directory now.
@@ -194,7 +190,7 @@ def find_model(store: TokenStore) -> Path:
     entry = _model_entry(store)
     places: list[Path] = []
     if isinstance(entry.get("path"), str) and entry["path"]:
-        places.append(Path(store.path).resolve().parent / entry["path"])
+        places.append(store.folder / entry["path"])
     if isinstance(entry.get("absolute_path"), str) and entry["absolute_path"]:
         places.append(Path(entry["absolute_path"]))
     for place in places:
@@ -217,7 +213,7 @@ def _time(value: Any) -> float | None:
     return float(value) if is_time else None
 
 
-def _model_entry(store: TokenStore) -> dict[str, Any]:
+def _model_entry(store: Store) -> dict[str, Any]:
     entry = store.manifest.get("model")
     return entry if isinstance(entry, dict) else {}
 

@@ -1,6 +1,6 @@
 """MeanMaxSim: how well each word of a query is answered by its best frame and its best moment in context."""
 
-from vctool.scoring.branches import Branch, Query, TokenSource, batch_scores, scores
+from vctool.scoring.branches import Branch, Query, ShardSource, TokenSource, batch_scores, scores, shards_of
 from vctool.scoring.meanmaxsim import ONE, counted_tokens, mean_max_sim, mean_max_sims, token_maxima
 from vctool.scoring.scorer import Scorer
 from vctool.scoring.tiles import TokenBlocks
@@ -10,6 +10,7 @@ __all__ = [
     "Branch",
     "Query",
     "Scorer",
+    "ShardSource",
     "TokenBlocks",
     "TokenSource",
     "batch_scores",
@@ -17,5 +18,6 @@ __all__ = [
     "mean_max_sim",
     "mean_max_sims",
     "scores",
+    "shards_of",
     "token_maxima",
 ]

@@ -6,7 +6,7 @@ Shape letters: B queries, Q query tokens, N clips, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ Query = npt.NDArray[Any] | tuple[npt.NDArray[Any], npt.NDArray[Any] | None]
 
 
 class TokenSource(Protocol):
-    """What scoring needs of a store: `vctool.store.TokenStore`, or anything that looks like one."""
+    """What scoring needs of one file of tokens: `vctool.store.TokenStore`, or anything that looks like one."""
 
     frame_TD: npt.NDArray[Any]
     frame_offsets: npt.NDArray[np.int64]
@@ -30,8 +30,20 @@ class TokenSource(Protocol):
     video_scale_T: Float32 | None
 
 
+class ShardSource(Protocol):
+    """What scoring needs of a store: its files in order, as `vctool.store.Store` has them."""
+
+    @property
+    def shards(self) -> Sequence[TokenSource]: ...
+
+
 def scores(
-    query_QD: npt.ArrayLike, query_mask_Q: npt.ArrayLike | None, store: TokenSource, branch: Branch = "fv", *, workers: int | None = None
+    query_QD: npt.ArrayLike,
+    query_mask_Q: npt.ArrayLike | None,
+    store: TokenSource | ShardSource,
+    branch: Branch = "fv",
+    *,
+    workers: int | None = None,
 ) -> tuple[Float32, Float32, Float32]:
     """One query against every clip of a store: (score, frame_score, video_score), each float32 [N].
 
@@ -45,7 +57,7 @@ def scores(
 
 
 def batch_scores(
-    queries: Sequence[Query], store: TokenSource, branch: Branch = "fv", *, workers: int | None = None
+    queries: Sequence[Query], store: TokenSource | ShardSource, branch: Branch = "fv", *, workers: int | None = None
 ) -> tuple[Float32, Float32, Float32]:
     """B queries against every clip in one pass over the store: (score, frame_score, video_score), each float32 [B, N].
 
@@ -55,9 +67,26 @@ def batch_scores(
     return _scores(counted, store, branch, workers)
 
 
-def _scores(queries: Sequence[Float32], store: TokenSource, branch: Branch, workers: int | None) -> tuple[Float32, Float32, Float32]:
+def _scores(
+    queries: Sequence[Float32], store: TokenSource | ShardSource, branch: Branch, workers: int | None
+) -> tuple[Float32, Float32, Float32]:
     if branch not in ("f", "v", "fv"):
         raise UsageProblem(f"branch {branch!r} is not known", "choose f (frames), v (video tokens) or fv (their sum)")
+    parts = [_shard_scores(queries, shard, branch, workers) for shard in shards_of(store)]
+    if len(parts) == 1:
+        return parts[0]
+    none_B0 = np.zeros((len(queries), 0), dtype=np.float32)
+    score_BN, frame_BN, video_BN = (np.concatenate([none_B0, *(part[i] for part in parts)], axis=1) for i in range(3))
+    return score_BN, frame_BN, video_BN
+
+
+def shards_of(store: TokenSource | ShardSource) -> Sequence[TokenSource]:
+    """The files to score one after another; their scores laid end to end are the store's."""
+    shards: Sequence[TokenSource] | None = getattr(store, "shards", None)
+    return (cast(TokenSource, store),) if shards is None else shards
+
+
+def _shard_scores(queries: Sequence[Float32], store: TokenSource, branch: Branch, workers: int | None) -> tuple[Float32, Float32, Float32]:
     absent_BN = np.broadcast_to(np.float32(np.nan), (len(queries), len(store.frame_offsets) - 1))
     frame_BN = video_BN = absent_BN
     if "f" in branch:

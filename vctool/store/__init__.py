@@ -1,8 +1,11 @@
-"""Token stores: one `.npz` file that any NumPy can open, that we map, and that a crash cannot damage."""
+"""Token stores: `.npz` files that any NumPy can open, that we map, and that a crash cannot damage; one, or a folder of them."""
 
 from vctool.store.format import SCHEMA, StoreDtype
-from vctool.store.reader import TokenStore, open_store
+from vctool.store.interface import Store
+from vctool.store.opening import open_store
+from vctool.store.reader import TokenStore
+from vctool.store.shards import ShardedStore
 from vctool.store.tokens import ClipTokens
 from vctool.store.writer import StoreWriter
 
-__all__ = ["SCHEMA", "ClipTokens", "StoreDtype", "StoreWriter", "TokenStore", "open_store"]
+__all__ = ["SCHEMA", "ClipTokens", "ShardedStore", "Store", "StoreDtype", "StoreWriter", "TokenStore", "open_store"]

@@ -40,23 +40,19 @@ _BLOCK = 1 << 24  # bytes summed at once
 _REBUILD = "the file is damaged: copy it again, or build it again with `vctool index`"
 
 
-def open_store(path: str | Path) -> TokenStore:
-    """Open the token store at `path`, mapped: milliseconds whatever its size.
-
-    Raises StoreError, in one line that says what to do: no such file, not a store, cut short, of a newer version, a
-    missing member, a wrong dtype, offsets that run backwards or past the end.
-    """
-    return TokenStore(path)
-
-
 class TokenStore:
     """An open token store. Arrays are read-only and stay valid while the file is replaced by a newer one.
 
     frame_TD, video_TD: float16, int8 or (foreign files) float32 [T, D]. frame_offsets, video_offsets: int64 [N+1].
     frame_time_T, video_time_T: float32 seconds, NaN for none. frame_scale_T, video_scale_T: float32, int8 stores only.
-    manifest: see docs/format.md.
+    manifest: see docs/format.md. folder: the real folder that the file is in, which paths are relative to.
+
+    Raises StoreError, in one line that says what to do: no such file, not a store, cut short, of a newer version, a
+    missing member, a wrong dtype, offsets that run backwards or past the end.
     """
 
+    path: Path
+    folder: Path
     frame_TD: AnyArray
     frame_offsets: Int64
     frame_time_T: Float32
@@ -69,7 +65,7 @@ class TokenStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._folder = Path(os.path.realpath(self.path)).parent
+        self.folder = Path(os.path.realpath(self.path)).parent
         where = str(self.path)
         self._data = _map(self.path)
         self._members = _known_members(read_members(self._data, where), where)
@@ -82,6 +78,16 @@ class TokenStore:
             setattr(self, f"{branch}_time_T", self._arrays[f"{branch}_time_T"])
             setattr(self, f"{branch}_scale_T", self._arrays.get(f"{branch}_scale_T"))
         self._check()
+
+    @property
+    def shards(self) -> tuple[TokenStore]:
+        """Itself: one file is one shard."""
+        return (self,)
+
+    @cached_property
+    def manifest_sha256(self) -> str:
+        """SHA-256 of the manifest's text. The manifest holds the sums of all other members, so this one stands for the whole store."""
+        return hashlib.sha256(self._arrays["manifest"].tobytes()).hexdigest()
 
     @property
     def dim(self) -> int:
@@ -144,7 +150,7 @@ class TokenStore:
 
     def resolve_path(self, index: int) -> Path | None:
         """Absolute path of one clip's video file; None if it has none or it is an address."""
-        return absolute_path(self.clip_path(index), self._folder)
+        return absolute_path(self.clip_path(index), self.folder)
 
     def clip_meta(self, index: int) -> dict[str, Any]:
         """Metadata of one clip (duration, size, captions, the user's own)."""

@@ -20,9 +20,9 @@ from vctool import __version__
 from vctool.errors import StoreError
 from vctool.store.archive import ArchiveWriter
 from vctool.store.format import BRANCHES, SCHEMA, STORE_DTYPES, AnyArray, StoreDtype
+from vctool.store.interface import Store
 from vctool.store.parts import ArrayPart, Part, refuse, remove_stale, replacing
 from vctool.store.paths import relative_path
-from vctool.store.reader import TokenStore
 from vctool.store.tokens import ClipTokens, Float32, checked_tokens, quantise
 
 # What one clip adds to one branch: stored tokens, float32 times, float32 scales (int8 stores only).
@@ -105,7 +105,7 @@ class StoreWriter:
         video_VD, video_time_V = checked_tokens(clip.video_VD, clip.video_time_V, dim, clip.id, "video")
         self._append(clip.id, clip.path, clip.meta, dim, (self._stored(frame_FD, frame_time_F), self._stored(video_VD, video_time_V)))
 
-    def add_from(self, store: TokenStore, index: int) -> None:
+    def add_from(self, store: Store, index: int) -> None:
         """Copy clip `index` of an open store, its tokens bit for bit.
 
         Raises StoreError if that store has another dtype, width or model, or as `add` does.
