@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vctool.models.backbone import Backbone
+from vctool.models.open_clip_backbone import OpenClipBackbone
 from vctool.models.video_colbert import VideoColBERT
 
 
@@ -26,9 +29,9 @@ class TextGraph(nn.Module):
 class FrameGraph(nn.Module):
     """frames uint8 [N, S, S, 3] -> frame_features float32 [N, D], not normalised. Pixel normalisation is inside."""
 
-    def __init__(self, model: VideoColBERT) -> None:
+    def __init__(self, model: VideoColBERT, backbone: Backbone | None = None) -> None:
         super().__init__()
-        self.backbone = model.backbone
+        self.backbone = backbone or model.backbone
 
     def forward(self, frames: Tensor) -> Tensor:
         features: Tensor = self.backbone(frames)
@@ -59,7 +62,36 @@ class GraphSpec:
 
 
 def graph_specs(model: VideoColBERT) -> list[GraphSpec]:
-    """The three graphs of `model`: text, frame, temporal. Batch is dynamic everywhere, the number of frames in `temporal`."""
+    """The graphs to export: those of `graph_modules`, with the train-time branches of MobileCLIP's convolutions folded into one."""
+    specs = graph_modules(model)
+    return [replace(spec, module=FrameGraph(model, reparameterized(model.backbone))) if spec.name == "frame" else spec for spec in specs]
+
+
+def reparameterized(backbone: Backbone) -> Backbone:
+    """`backbone`, or where its image tower has branches that fold into single convolutions, a copy with these folded.
+
+    The same function, about 1.5 times as fast; unfolded, the graph would keep every batch norm.
+    """
+    if not any(hasattr(module, "reparameterize") or hasattr(module, "fuse") for module in backbone.modules()):
+        return backbone
+    from timm.utils.model import reparameterize_model
+
+    folded = copy.deepcopy(backbone)
+    for name, child in folded.named_children():
+        setattr(folded, name, reparameterize_model(child, inplace=True))
+    return folded.eval()
+
+
+def dynamic_length(model: VideoColBERT) -> bool:
+    """Whether the text tower takes texts shorter than it is padded to: one that reads its pads with the words must not."""
+    return not isinstance(model.backbone, OpenClipBackbone) or model.backbone.causal
+
+
+def graph_modules(model: VideoColBERT) -> list[GraphSpec]:
+    """Text, frame, temporal of `model` as it was trained.
+
+    Batch is dynamic everywhere, the number of frames in `temporal`, the text length where `dynamic_length` allows.
+    """
     length, size = model.config.query.max_length, model.backbone.preprocess.size
     width, frames = model.backbone.embed_dim, model.config.frames
     generator = torch.Generator().manual_seed(0)
@@ -73,13 +105,16 @@ def graph_specs(model: VideoColBERT) -> list[GraphSpec]:
     batch = torch.export.Dim("batch", min=1, max=4096)
     longest = model.config.temporal.max_frames if model.config.temporal.kind == "transformer" else 4096
     frame = torch.export.Dim("frames", min=1, max=longest)
+    text_axes: dict[int, Any] = {0: batch}
+    if dynamic_length(model):
+        text_axes[1] = torch.export.Dim("length", min=2, max=model.backbone.context_length)
     return [
         GraphSpec(
             "text",
             TextGraph(model),
             {"input_ids": input_ids, "attention_mask": attention_mask},
             ("query_tokens", "query_mask"),
-            {"input_ids": {0: batch}, "attention_mask": {0: batch}},
+            {"input_ids": text_axes, "attention_mask": text_axes},
         ),
         GraphSpec("frame", FrameGraph(model), {"frames": pixels}, ("frame_features",), {"frames": {0: batch}}),
         GraphSpec(
