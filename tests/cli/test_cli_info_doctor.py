@@ -11,7 +11,7 @@ from commandline import Vctool
 
 from vctool.cli import doctor as doctor_module
 from vctool.errors import VctoolError
-from vctool.runtime import sessions
+from vctool.runtime import sessions_onnxruntime
 from vctool.scoring import kernels
 from vctool.store import open_store
 
@@ -76,7 +76,7 @@ def test_doctor_finds_this_machine_fit(vctool: Vctool) -> None:
 
 
 def test_doctor_sees_two_onnxruntimes_and_gives_the_command(vctool: Vctool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "installed_builds", lambda: {"onnxruntime": "1.0", "onnxruntime-gpu": "1.0"})
+    monkeypatch.setattr(sessions_onnxruntime, "installed_builds", lambda: {"onnxruntime": "1.0", "onnxruntime-gpu": "1.0"})
     done = vctool("doctor", "--json")
     finding = next(f for f in json.loads(done.out)["findings"] if f["part"] == "ONNX Runtime")
     assert done.code == 1 and finding["state"] == "needed"
@@ -92,7 +92,7 @@ def test_doctor_names_what_is_missing_and_how_to_mend_it(vctool: Vctool, monkeyp
     def none() -> object:
         raise VctoolError("ONNX Runtime is not installed", 'install it with: pip install "vctool[cpu]"')
 
-    monkeypatch.setattr(sessions, "import_onnxruntime", none)
+    monkeypatch.setattr(sessions_onnxruntime, "import_onnxruntime", none)
     done = vctool("doctor", "--json")
     mends = {f["part"]: (f["state"], f["mend"]) for f in json.loads(done.out)["findings"]}
     assert done.code == 1

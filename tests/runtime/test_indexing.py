@@ -18,6 +18,7 @@ from tinymodel import build_tiny_model, make_audio, make_video
 from vctool.errors import InputError, Interrupted, ModelError, SkippedInputsError, StoreError, UsageProblem
 from vctool.runtime.checksums import write_checksums
 from vctool.runtime.indexing import IndexProgress, IndexReport, index_videos
+from vctool.runtime.placement import Placement
 from vctool.store import open_store
 
 
@@ -256,6 +257,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_run_goes_on(videos: Path, tm
 def test_kill_9_at_any_clip_loses_nothing_that_was_finished(videos: Path, tmp_path: Path, tiny_model: Path) -> None:
     killed = """
 import os, signal, sys
+from vctool.runtime.placement import Placement
 from vctool.runtime.indexing import index_videos
 def die(state):
     if state.done == 3:
@@ -322,3 +324,17 @@ def test_every_model_kind_is_indexed(videos: Path, tmp_path: Path) -> None:
             write_checksums(model)
         run(videos, tmp_path / f"{kind}.npz", model)
         assert open_store(tmp_path / f"{kind}.npz").clip(1).video_VD.shape[0] == {"transformer": 6, "mean": 1, "none": 4}[kind]
+
+
+def test_the_store_names_each_encoder_that_its_tokens_came_from(tiny_model: Path, tiny_videos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    output = tmp_path / "c.npz"
+    run([tiny_videos / "red.mp4"], output, tiny_model, provider="onnxruntime")
+    with open_store(output) as store:
+        (first,) = store.manifest["encoders"]
+    assert first.startswith("onnxruntime ") and first.endswith(" on cpu, float32")
+    report = run([tiny_videos], output, tiny_model, provider="openvino")
+    assert report.encoder["provider"] == "openvino" and report.indexed == 3
+    with open_store(output) as store:
+        assert store.manifest["encoders"] == [first, str(Placement(**report.encoder))]
+    assert not run([tiny_videos], output, tiny_model, provider="onnxruntime").written

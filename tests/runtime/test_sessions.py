@@ -12,7 +12,7 @@ import pytest
 
 from vctool.errors import MissingExtraError, ModelError, VctoolError, install_line
 from vctool.runtime import sessions
-from vctool.runtime.graph_precision import has_float16
+from vctool.runtime.graph_precision import has_float16, precision_of
 from vctool.runtime.sessions import Graph
 
 
@@ -126,3 +126,16 @@ def test_looking_for_half_precision_survives_any_cut(tmp_path: Path) -> None:
         (tmp_path / "cut").write_bytes(whole[:size])
         has_float16(tmp_path / "cut")
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["FLOAT16", "BFLOAT16", "INT8", "UINT8", "FLOAT"])
+def test_the_precision_of_weights_is_read_from_the_file(tmp_path: Path, kind: str) -> None:
+    from onnx import TensorProto, helper, save
+
+    few = helper.make_tensor("few", TensorProto.FLOAT, [4], [0.0] * 4)
+    many = helper.make_tensor("many", getattr(TensorProto, kind), [8, 4], [0] * 32)
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [4]) for n in "xy")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "few"], ["y"])], "g", [x], [y], [few, many])
+    save(helper.make_model(graph), str(tmp_path / "g.onnx"))
+    expected = {"FLOAT16": "float16", "BFLOAT16": "bfloat16", "INT8": "int8", "UINT8": "int8", "FLOAT": "float32"}
+    assert precision_of(tmp_path / "g.onnx") == expected[kind]

@@ -101,7 +101,7 @@ def examine() -> Iterator[Finding]:
 
 
 def _onnxruntime() -> Iterator[Finding]:
-    from vctool.runtime.sessions import import_onnxruntime, installed_builds
+    from vctool.runtime.sessions_onnxruntime import import_onnxruntime, installed_builds
 
     builds = installed_builds()
     found = ", ".join(f"{name} {version}" for name, version in builds.items()) or "not installed"
@@ -146,7 +146,8 @@ def _decoder() -> Finding:
 
 
 def _gpu() -> Finding:
-    from vctool.runtime.sessions import has_nvidia_device, installed_builds
+    from vctool.runtime.machine import has_nvidia_device
+    from vctool.runtime.sessions_onnxruntime import installed_builds
 
     tool = shutil.which("nvidia-smi")
     names = ""
@@ -176,7 +177,7 @@ def _font() -> Finding:
 
 
 def _cores() -> str:
-    from vctool.runtime.sessions import available_cores
+    from vctool.runtime.machine import available_cores
 
     return f"{available_cores()} cores"
 

@@ -10,7 +10,7 @@ import click
 from vctool.cli.command import command
 from vctool.cli.console import plain_table, print_json, say, stdout
 from vctool.cli.counting import counted
-from vctool.cli.options import PATH, device_option, json_option, threads_option
+from vctool.cli.options import PATH, device_option, json_option, provider_option, threads_option
 from vctool.errors import SkippedInputsError, UsageProblem
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ _SHORT = {"geometric_mean": "GM"}
 @click.option("--strict", is_flag=True, help="Exit with code 4 if any clip was missing or broken; the rest is evaluated all the same.")
 @click.option("--per-query", is_flag=True, help="With --json: add every query's rank, as `vctool compare` needs it.")
 @device_option
+@provider_option
 @threads_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no talk.")
 @json_option
@@ -139,7 +140,7 @@ def _model(model: Path | None, split: Split, options: dict[str, Any], quiet: boo
     for name in ("qrels", "query_ids", "clip_ids"):
         if options[name] is not None:
             raise UsageProblem(f"--{name.replace('_', '-')} belongs to --sims")
-    how = {"device": options["device"], "threads": options["threads"]}
+    how = {name: options[name] for name in ("device", "provider", "threads")}
     common = {"branches": options["branches"], "settings": _settings(options), "bank": _bank(options)}
     if options["index"] is not None:
         from vctool.runtime.search import find_model

@@ -14,7 +14,7 @@ import click
 
 from vctool.cli.command import command
 from vctool.cli.console import plain_table, print_json, say, stderr
-from vctool.cli.options import PATH, device_option, json_option, threads_option
+from vctool.cli.options import PATH, device_option, json_option, provider_option, threads_option
 from vctool.errors import SkippedInputsError, UsageProblem
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ _LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 @click.option("--rebuild", is_flag=True, help="Take nothing from the store that is there; it stays until the new one is complete.")
 @click.option("--prune", is_flag=True, help="Drop clips from the store that are not among VIDEOS.")
 @device_option
+@provider_option
 @threads_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no talk; failures are still told.")
 @json_option
@@ -57,7 +58,8 @@ def index(videos: tuple[str, ...], output: Path, model: Path | None, strict: boo
     from vctool.runtime.indexing import index_videos
     from vctool.runtime.model import load_model
 
-    loaded = load_model(_model_of(output, model), device=settings.pop("device"), threads=settings.pop("threads"))
+    how = {name: settings.pop(name) for name in ("device", "provider", "threads")}
+    loaded = load_model(_model_of(output, model), **how)
     with _progress(quiet) as tell:
         report = index_videos(list(videos), output, loaded, progress=tell, **settings)
     if as_json:
@@ -161,6 +163,7 @@ def _json(report: IndexReport) -> dict[str, Any]:
         "damaged": report.damaged,
         "model": {"name": report.model.config.name, "sha256": report.model.fingerprint},
         "device": report.device,
+        "encoder": report.encoder,
         "seconds": round(report.seconds, 3),
     }
 

@@ -17,6 +17,14 @@ device_option = click.option(
     envvar="VCTOOL_DEVICE",
     help="Where the graphs run; auto takes a GPU that works.",
 )
+provider_option = click.option(
+    "--provider",
+    type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-ep"]),
+    default="auto",
+    show_default=True,
+    envvar="VCTOOL_PROVIDER",
+    help="What runs the graphs; auto takes the fastest that is verified, see doctor.",
+)
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), envvar="VCTOOL_THREADS", help="CPU threads for the graphs.  [default: all cores]"
 )

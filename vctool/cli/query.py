@@ -13,7 +13,7 @@ import click
 
 from vctool.cli.command import command
 from vctool.cli.console import clock, plain_table, print_json, say, stdout
-from vctool.cli.options import PATH, device_option, json_option, threads_option
+from vctool.cli.options import PATH, device_option, json_option, provider_option, threads_option
 from vctool.errors import InputError, UsageProblem, VctoolError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ _BLOCK = 64  # queries of a file answered in one pass over the store
 @click.option("-i", "--interactive", is_flag=True, help="Ask again and again with the model loaded; Ctrl-D leaves.")
 @click.option("--exact", is_flag=True, help="Compare every clip (this version always does).")
 @device_option
+@provider_option
 @threads_option
 @json_option
 def query(

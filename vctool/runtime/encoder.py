@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vctool.errors import InputError, ModelError
 from vctool.preprocessing.tokenizer import TokenBatch, Tokenizer, Word
 from vctool.runtime.model_directory import ModelDirectory
-from vctool.runtime.sessions import Device, Graph
+from vctool.runtime.sessions import Device, Graph, Provider
 
 Float32 = NDArray[np.float32]
 
@@ -64,10 +64,10 @@ class QueryTokens:
 class TextEncoder:
     """The text tower of a model directory: tokenizer and `text.onnx`."""
 
-    def __init__(self, model: ModelDirectory, *, device: Device = "auto", threads: int | None = None) -> None:
+    def __init__(self, model: ModelDirectory, *, device: Device = "auto", provider: Provider = "auto", threads: int | None = None) -> None:
         self.model = model
         self.tokenizer = Tokenizer.load(model.path)
-        self.graph = Graph(model.graph("text"), device=device, threads=threads)
+        self.graph = Graph(model.graph("text"), device=device, provider=provider, threads=threads)
         self.graph.require(("input_ids", "attention_mask"), ("query_tokens", "query_mask"))
         length = self.graph.inputs["input_ids"][1]
         if isinstance(length, int) and length != self.tokenizer.settings.context_length:
@@ -113,13 +113,13 @@ class TextEncoder:
 class VideoEncoder:
     """The video side of a model directory: `frame.onnx` and `temporal.onnx`."""
 
-    def __init__(self, model: ModelDirectory, *, device: Device = "auto", threads: int | None = None) -> None:
+    def __init__(self, model: ModelDirectory, *, device: Device = "auto", provider: Provider = "auto", threads: int | None = None) -> None:
         self.model = model
-        self.frame_graph = Graph(model.graph("frame"), device=device, threads=threads)
+        self.frame_graph = Graph(model.graph("frame"), device=device, provider=provider, threads=threads)
         self.frame_graph.require(("frames",), ("frame_features",))
         self.temporal_graph: Graph | None = None
         if model.config.temporal.kind != "none" or model.has_graph("temporal"):
-            self.temporal_graph = Graph(model.graph("temporal"), device=device, threads=threads)
+            self.temporal_graph = Graph(model.graph("temporal"), device=device, provider=provider, threads=threads)
             self.temporal_graph.require(("frame_features", "frame_mask"), ("video_tokens", "video_mask"))
 
     @property

@@ -1,8 +1,8 @@
-"""Whether an ONNX file holds float16 weights, found by walking its protobuf without the onnx package.
+"""In which precision an ONNX file keeps its weights, found by walking its protobuf without the onnx package.
 
 ONNX Runtime must know before it loads the file: its default optimisation level crashes the process on half-precision
 transformers on the CPU (NchwcTransformer; seen in 1.27 to 1.31).
-Field numbers: onnx.proto3 (ModelProto.graph = 7, GraphProto.initializer = 5, TensorProto.data_type = 2, FLOAT16 = 10).
+Field numbers: onnx.proto3 (ModelProto.graph = 7, GraphProto.initializer = 5, TensorProto.dims = 1, data_type = 2).
 """
 
 from __future__ import annotations
@@ -11,22 +11,44 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
-_GRAPH, _INITIALIZER, _DATA_TYPE, _FLOAT16 = 7, 5, 2, 10
+_GRAPH, _INITIALIZER, _DIMS, _DATA_TYPE = 7, 5, 1, 2
+# TensorProto.DataType: the types that weights come in. INT8 and UINT8 both are what quantisers write.
+_TYPES = {1: "float32", 10: "float16", 16: "bfloat16", 3: "int8", 2: "int8", 21: "int4", 22: "int4"}
+
+
+def precision_of(path: Path) -> str:
+    """The type of the weights that make the graph's precision: `float32`, `float16`, `bfloat16`, `int8`, `int4`.
+
+    `int8` and `int4` need a tenth of all weights, half precision any at all, since that is what loaders must be careful with.
+    `float32` for a file that is not an ONNX graph: its loader will say so.
+    """
+    counts = _weights(path)
+    total = sum(counts.values())
+    # Quantisers leave the token embedding as it was, which may be most of a small tower.
+    quantised = [name for name in ("int8", "int4") if counts.get(name, 0) * 10 >= total > 0]
+    return next((name for name in (*quantised, "float16", "bfloat16") if counts.get(name)), "float32")
 
 
 def has_float16(path: Path) -> bool:
     """True if any initializer of the graph is float16. False for a file that is not an ONNX graph: its loader will say so."""
+    return "float16" in _weights(path)
+
+
+def _weights(path: Path) -> dict[str, int]:
+    """Numbers of weights by type; empty for a file that is not an ONNX graph."""
+    counts: dict[str, int] = {}
     if path.stat().st_size == 0:
-        return False
+        return counts
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            return any(
-                _data_type(data, *tensor) == _FLOAT16
-                for graph in _messages(data, 0, len(data), _GRAPH)
-                for tensor in _messages(data, *graph, _INITIALIZER)
-            )
+            for graph in _messages(data, 0, len(data), _GRAPH):
+                for tensor in _messages(data, *graph, _INITIALIZER):
+                    kind, size = _type_and_size(data, *tensor)
+                    if kind in _TYPES:
+                        counts[_TYPES[kind]] = counts.get(_TYPES[kind], 0) + size
         except (IndexError, ValueError):
-            return False
+            return {}
+    return counts
 
 
 def _messages(data: mmap.mmap, begin: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
@@ -36,11 +58,16 @@ def _messages(data: mmap.mmap, begin: int, end: int, wanted: int) -> Iterator[tu
             yield start, stop
 
 
-def _data_type(data: mmap.mmap, begin: int, end: int) -> int | None:
-    for field, wire, start, _ in _fields(data, begin, end):
+def _type_and_size(data: mmap.mmap, begin: int, end: int) -> tuple[int, int]:
+    kind, size = 0, 1
+    for field, wire, start, stop in _fields(data, begin, end):
         if field == _DATA_TYPE and wire == 0:
-            return _varint(data, start)[0]
-    return None
+            kind = _varint(data, start)[0]
+        elif field == _DIMS:  # repeated: one by one, or packed
+            while start < stop:
+                side, start = _varint(data, start)
+                size *= side
+    return kind, size
 
 
 def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:

@@ -22,9 +22,10 @@ import numpy as np
 from vctool.errors import InputError, Interrupted, ModelError, SkippedInputsError, StoreError
 from vctool.runtime.index_plan import IndexPlan, IndexSettings, PlannedClip, make_plan, with_user_meta
 from vctool.runtime.journal import FinishedClip, Journal
+from vctool.runtime.machine import available_cores
 from vctool.runtime.model import Model, load_model
 from vctool.runtime.model_directory import ModelDirectory
-from vctool.runtime.sessions import Device, available_cores
+from vctool.runtime.sessions import Device, Provider
 from vctool.store import ClipTokens, Store, StoreDtype, StoreWriter
 from vctool.video.clip import VideoInput
 from vctool.video.files import find_videos
@@ -61,7 +62,7 @@ class IndexReport:
     """What a run did. clips: in the store now; indexed: encoded in this run; resumed: taken from an interrupted run's journal;
     reused: unchanged since the store was written; kept: in the store but not among the inputs; dropped: pruned; written: false
     if the store was up to date already. damaged: ids of clips encoded in this run that could be decoded only in part. device: what
-    encoded. notes: what the user should know."""
+    encoded; encoder: the same in detail, see `Placement`, empty if nothing was encoded. notes: what the user should know."""
 
     store: Path
     model: ModelDirectory
@@ -76,6 +77,7 @@ class IndexReport:
     damaged: list[str] = field(default_factory=list)
     seconds: float = 0.0
     device: str = ""
+    encoder: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -94,6 +96,7 @@ def index_videos(
     rebuild: bool = False,
     prune: bool = False,
     device: Device = "auto",
+    provider: Provider = "auto",
     threads: int | None = None,
     progress: Callable[[IndexProgress], None] | None = None,
 ) -> IndexReport:
@@ -101,7 +104,8 @@ def index_videos(
 
     frames: sampled a clip, by default the model's own number. workers: decode processes, by default one a core. batch_size:
     clips encoded at once, by default 1 on a CPU. timeout: seconds to decode one clip. rebuild: take nothing from a store
-    that is at `output`. prune: drop its clips that are not among the inputs. device, threads: see `sessions.Graph`.
+    that is at `output`. prune: drop its clips that are not among the inputs. device, provider, threads: see
+    `sessions.Graph`.
 
     Clips that cannot be read are listed in `IndexReport.failed`, the rest is indexed; with `strict` SkippedInputsError is
     raised after the store is written. Raises InputError if not one clip is left, StoreError if the output cannot be written
@@ -109,7 +113,7 @@ def index_videos(
     the same call goes on from there).
     """
     began = time.monotonic()
-    loaded = model if isinstance(model, Model) else load_model(model, device=device, threads=threads)
+    loaded = model if isinstance(model, Model) else load_model(model, device=device, provider=provider, threads=threads)
     settings = IndexSettings.of(loaded.directory, frames, decoder, dtype)
     path = Path(output)
     plan = make_plan(find_videos(list(inputs)), path, loaded.directory, settings, rebuild=rebuild, prune=prune)
@@ -172,6 +176,7 @@ class _Run:
             return
         encoder = self.model.video
         self.report.device = encoder.device
+        self.report.encoder = encoder.frame_graph.placement.to_json()
         self.report.notes += [g.note for g in (encoder.frame_graph, encoder.temporal_graph) if g is not None and g.note]
         with DecodePool(
             min(workers, len(self.todo)),
@@ -203,7 +208,8 @@ class _Run:
             except ModelError as problem:
                 self.errors[planned.key] = problem.message
                 continue
-            self.journal.append(planned.key, FinishedClip(frame_FD, frame_time_F, video_VD, video_time_V, _facts(planned, result)))
+            finished = FinishedClip(frame_FD, frame_time_F, video_VD, video_time_V, _facts(planned, result))
+            self.journal.append(planned.key, finished, encoder=str(self.model.video.frame_graph.placement))
             self.report.indexed += 1
             if result.damaged:
                 self.report.damaged.append(planned.clip.id)
@@ -232,7 +238,11 @@ class _Run:
             report.written = False
             return
         generation = 1 if plan.old is None else int(plan.old.manifest.get("generation", 0)) + 1
-        with StoreWriter(plan.output, manifest=plan.manifest | {"generation": generation}, dtype=self.settings.dtype) as writer:
+        fresh = {p.key for p in present if p.old is None}
+        earlier = [] if plan.old is None or len(fresh) == len(order) else list(plan.old.manifest.get("encoders", []))
+        encoders = list(dict.fromkeys([*earlier, *self.journal.encoders(fresh)]))
+        manifest = plan.manifest | {"generation": generation, "encoders": encoders}
+        with StoreWriter(plan.output, manifest=manifest, dtype=self.settings.dtype) as writer:
             for entry in order:
                 self._add(writer, entry)
             writer.commit()

@@ -15,6 +15,7 @@ import shutil
 import struct
 import time
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -52,6 +53,7 @@ class Journal:
         self.folder = output.with_name(f"{output.name}.partial")
         self._dtype = np.dtype(np.float16 if half else np.float32)
         self._places: dict[str, int] = {}
+        self._encoders: dict[str, str] = {}
         self._end = 0
         self._unsynced, self._synced_at = 0, time.monotonic()
         try:
@@ -71,17 +73,21 @@ class Journal:
     def __contains__(self, key: object) -> bool:
         return key in self._places
 
-    def append(self, key: str, clip: FinishedClip) -> None:
-        """Add one finished clip. Raises StoreError if the disk is full; the clips before it stay."""
+    def encoders(self, keys: Collection[str]) -> list[str]:
+        """What encoded the clips of these keys, each once, in the order of encoding."""
+        return list(dict.fromkeys(name for key, name in self._encoders.items() if name and key in keys))
+
+    def append(self, key: str, clip: FinishedClip, encoder: str = "") -> None:
+        """Add one finished clip. encoder: what encoded it, in words. Raises StoreError if the disk is full; the clips before it stay."""
         arrays = [clip.frame_FD.astype(self._dtype), clip.frame_time_F, clip.video_VD.astype(self._dtype), clip.video_time_V]
         described = [[a.dtype.str, list(a.shape)] for a in arrays]
-        header = json.dumps({"key": key, "meta": clip.meta, "arrays": described}).encode("ascii")
+        header = json.dumps({"key": key, "meta": clip.meta, "arrays": described, "encoder": encoder}).encode("ascii")
         payload = b"".join(a.tobytes() for a in arrays)
         crc = zlib.crc32(payload, zlib.crc32(header))
         try:
             self._write(_RECORD.pack(_MAGIC, len(header), len(payload), crc) + header + payload)
             place, self._end = self._end, self._file.tell()
-            self._places[key] = place
+            self._places[key], self._encoders[key] = place, encoder
             self._unsynced += 1
             if self._unsynced >= _SYNC_CLIPS or time.monotonic() - self._synced_at > _SYNC_SECONDS:
                 self.sync()
@@ -139,7 +145,8 @@ class Journal:
             record = self._read_record()
             if record is None:
                 break
-            self._places[str(record[0]["key"])] = place
+            key = str(record[0]["key"])
+            self._places[key], self._encoders[key] = place, str(record[0].get("encoder", ""))
         self._end = place
         self._file.truncate(place)
 

@@ -1,97 +1,80 @@
-"""ONNX Runtime sessions: the right build, the device that was asked for, one clear line when either is not there."""
+"""Graphs ready to run: which library and device runs each, chosen aloud, behind one protocol.
+
+What was asked for and what runs agree: a request that cannot be met is an error, a choice of ours that was not the best one is a
+note. `vctool doctor` prints the same reasons.
+"""
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vctool.errors import MissingExtraError, ModelError, VctoolError, install_line
-from vctool.runtime.graph_precision import has_float16
+from vctool.errors import ModelError, UsageProblem, VctoolError, install_line
+from vctool.runtime.machine import available_cores, has_nvidia_device
+from vctool.runtime.placement import Placement, Session, first_line
+from vctool.runtime.sessions_onnxruntime import (
+    CPU,
+    CUDA,
+    RUNTIME_BUILDS,
+    TENSORRT,
+    OnnxRuntimeSession,
+    import_onnxruntime,
+    installed_builds,
+)
+from vctool.runtime.sessions_openvino import OpenVinoSession
+
+__all__ = [
+    "DEVICES",
+    "PROVIDERS",
+    "RUNTIME_BUILDS",
+    "Device",
+    "Graph",
+    "Placement",
+    "Provider",
+    "Session",
+    "available_cores",
+    "has_nvidia_device",
+    "import_onnxruntime",
+    "installed_builds",
+]
 
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
+Provider = Literal["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-ep"]
+PROVIDERS: tuple[Provider, ...] = ("auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-ep")
 
-# All of these unpack into the one folder `onnxruntime/`.
-RUNTIME_BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-rocm")
-_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-
-
-def installed_builds() -> dict[str, str]:
-    """Versions of the ONNX Runtime distributions that are installed, by name."""
-    found = {}
-    for name in RUNTIME_BUILDS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def import_onnxruntime() -> Any:
-    """The `onnxruntime` module, with its own talk silenced.
-
-    Raises MissingExtraError if no build is installed, VctoolError if two are (they overwrite each other's files and pip does
-    not notice) or if the one that is there does not load.
-    """
-    builds = installed_builds()
-    if len(builds) > 1:
-        names = sorted(builds)
-        raise VctoolError(
-            f"{' and '.join(names)} are both installed; they overwrite each other's files",
-            f"keep one: pip uninstall -y {' '.join(names)} && {install_line('cpu')}   (or {install_line('gpu')})",
-        )
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        raise MissingExtraError("ONNX Runtime", "cpu") from None
-    except ImportError as problem:
-        raise VctoolError(f"ONNX Runtime does not load: {_first_line(problem)}", f"try: {install_line('cpu')} --force-reinstall") from None
-    if not hasattr(onnxruntime, "InferenceSession"):  # what is left when one of two builds was uninstalled
-        raise VctoolError(
-            "ONNX Runtime is damaged: its package folder is incomplete",
-            f"pip uninstall -y {' '.join(sorted(builds) or RUNTIME_BUILDS[:2])} && {install_line('cpu')}   (or {install_line('gpu')})",
-        )
-    onnxruntime.set_default_logger_severity(4)
-    return onnxruntime
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+_RUNS_ON: dict[str, tuple[str, ...]] = {
+    "onnxruntime": ("cpu", "cuda"),
+    "openvino": ("cpu",),
+    "tensorrt": ("cuda",),
+    "tensorrt-ep": ("cuda",),
+}
 
 
 class Graph:
     """One ONNX graph, loaded and ready to run.
 
-    device: `cpu` or `cuda`, what it really runs on. note: what the user should know about that choice, or None.
+    placement: what it really runs on; device, provider: parts of it. note: what the user should know about that choice, or None.
     inputs: the shape of each input, symbolic sides as text.
     """
 
-    def __init__(self, path: Path, *, device: Device = "auto", threads: int | None = None) -> None:
+    def __init__(self, path: Path, *, device: Device = "auto", provider: Provider = "auto", threads: int | None = None) -> None:
         """Load `path`. threads: CPU threads, all available cores if None.
 
-        Raises ModelError if the graph does not load, VctoolError if `cuda` was asked for and cannot be had.
+        Raises ModelError if the graph does not load, VctoolError if a device or provider was asked for and cannot be had.
         """
-        ort = import_onnxruntime()
         self.path = path
-        offered = ort.get_available_providers()
-        if device == "cuda" and _CUDA not in offered:
-            raise VctoolError(
-                f"asked for cuda, but this ONNX Runtime offers only {', '.join(offered)}",
-                f"pip uninstall -y onnxruntime && {install_line('gpu')}, or use --device cpu",
-            )
-        self._session, self.note = _choose(ort, path, device, offered, threads)
-        self.device: Literal["cpu", "cuda"] = "cuda" if _CUDA in self._session.get_providers() else "cpu"
-        self.inputs: dict[str, list[int | str | None]] = {i.name: list(i.shape) for i in self._session.get_inputs()}
-        self.outputs: list[str] = [o.name for o in self._session.get_outputs()]
+        self.session, self.note = open_session(path, device=device, provider=provider, threads=threads)
+        self.placement = self.session.placement
+        self.device: Literal["cpu", "cuda"] = self.placement.device
+        self.provider = self.placement.provider
+        self.inputs: dict[str, list[int | str | None]] = self.session.inputs
+        self.outputs: list[str] = self.session.outputs
 
     def require(self, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
         """Raises ModelError unless the graph has exactly these inputs and at least these outputs."""
@@ -103,58 +86,116 @@ class Graph:
             )
 
     def run(self, outputs: tuple[str, ...], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Run once. Raises ModelError, in one line, if ONNX Runtime refuses the inputs or fails inside."""
+        """Run once, or piece by piece where the batch is larger than the session takes.
+
+        Raises ModelError, in one line, if the library refuses the inputs or fails inside.
+        """
         try:
-            return [np.asarray(value) for value in self._session.run(list(outputs), dict(feeds))]
-        except Exception as problem:  # ONNX Runtime's exceptions share no base class of their own
-            shapes = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in feeds.items())
-            raise ModelError(f"{self.path}: failed on {shapes}: {_first_line(problem)}") from problem
-
-
-def has_nvidia_device() -> bool:
-    """Whether this machine shows an NVIDIA GPU; looks at device files only, so it costs nothing."""
-    return any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/proc/driver/nvidia/version")) or os.name == "nt"
-
-
-def _choose(ort: Any, path: Path, device: Device, offered: list[str], threads: int | None) -> tuple[Any, str | None]:
-    if device == "cpu" or _CUDA not in offered or (device == "auto" and not has_nvidia_device()):
-        return _load(ort, path, [_CPU], threads), None
-    try:
-        session = _load(ort, path, [_CUDA, _CPU], threads)
-        if _CUDA not in session.get_providers():
-            # ONNX Runtime only logs this and goes on, slowly, on the CPU.
-            got = ", ".join(session.get_providers())
-            raise VctoolError(
-                f"asked for cuda, got {got}: the CUDA provider did not start",
-                "`vctool doctor` shows what is missing; --device cpu works meanwhile",
-            )
-    except VctoolError as problem:
-        if device == "cuda":
+            return run_in_pieces(self.session, outputs, feeds)
+        except VctoolError:
             raise
-        return _load(ort, path, [_CPU], threads), f"the GPU is not used: {problem.message}"
-    return session, None
+        except Exception as problem:  # these libraries' exceptions share no base class
+            shapes = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in feeds.items())
+            raise ModelError(f"{self.path}: failed on {shapes}: {first_line(problem)}") from problem
 
 
-def _load(ort: Any, path: Path, providers: list[str], threads: int | None) -> Any:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    # Set even when it equals the default: with 0 ONNX Runtime pins threads to cores it may not be allowed to use.
-    options.intra_op_num_threads = threads or available_cores()
-    options.inter_op_num_threads = 1
-    # Idle threads would spin on the cores that the decode workers need.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if has_float16(path):
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    try:
-        # enable_fallback=0: its fallback prints to stdout, which is for data.
-        return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
-    except Exception as problem:  # as above
-        why = _first_line(problem)
-        if _CUDA in providers:
-            raise VctoolError(f"{path}: does not load on cuda: {why}", "try --device cpu; see `vctool doctor`") from problem
-        raise ModelError(f"{path}: does not load: {why}", "export the model again with `vctool export`") from problem
+def run_in_pieces(session: Session, outputs: tuple[str, ...], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """`session.run`, the first axis of the inputs split where it is longer than `session.batch_limit`.
+
+    The last piece may be short; all inputs must be of one length then.
+    """
+    lengths = {len(value) for value in feeds.values() if value.ndim}
+    limit = session.batch_limit
+    if limit is None or not lengths or max(lengths) <= limit:
+        return session.run(outputs, feeds)
+    if len(lengths) > 1 or (session.batched_outputs is not None and not set(outputs) <= session.batched_outputs):
+        raise ValueError(f"more than {limit} rows, and this graph cannot be run piece by piece")
+    rows = lengths.pop()
+    pieces = [session.run(outputs, {n: v[at : at + limit] for n, v in feeds.items()}) for at in range(0, rows, limit)]
+    return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 
-def _first_line(problem: BaseException) -> str:
-    lines = str(problem).strip().splitlines()
-    return lines[0] if lines else type(problem).__name__
+@dataclass(frozen=True)
+class Choice:
+    """One way to run a graph: provider, device, and why it stands at its place."""
+
+    provider: str
+    device: Literal["cpu", "cuda"]
+    why: str
+
+
+def open_session(path: Path, *, device: Device, provider: Provider, threads: int | None) -> tuple[Session, str | None]:
+    """The first choice that starts, and a note if that is not the one that should have been."""
+    choices = ranked(path, device, provider)
+    failed: VctoolError | None = None
+    for choice in choices:
+        try:
+            session = _start(path, choice, threads)
+        except VctoolError as problem:
+            # On the CPU another library would most likely trip over the same damaged graph, and hide that it is damaged.
+            if device == "cuda" or provider != "auto" or choice.device == "cpu":
+                raise
+            failed = failed or problem
+            continue
+        note = None
+        if failed is not None:
+            what = "the GPU is not used" if choice.device == "cpu" else "the best session is not used"
+            note = f"{what}: {failed.message}"
+        return session, note
+    raise failed or VctoolError(f"nothing here can run {path}")
+
+
+def ranked(path: Path | None, device: Device, provider: Provider) -> list[Choice]:
+    """Ways to run a graph, the preferred one first. path: the graph, None for what holds of any.
+
+    Raises VctoolError if what was asked for cannot be had on this machine at all, UsageProblem if it contradicts itself.
+    """
+    if provider not in PROVIDERS:
+        raise UsageProblem(f"there is no provider '{provider}'", f"one of {', '.join(PROVIDERS)}")
+    if provider != "auto" and device != "auto" and device not in _RUNS_ON[provider]:
+        raise UsageProblem(
+            f"{provider} does not run on {device}", f"use --device {_RUNS_ON[provider][0]}, or --provider {_for_device(device)}"
+        )
+    if provider == "openvino":
+        return [Choice("openvino", "cpu", "asked for")]
+    if provider == "tensorrt-ep":
+        return [Choice("tensorrt-ep", "cuda", "asked for")]
+    return _ranked_onnxruntime(device, explicit=provider == "onnxruntime")
+
+
+def _ranked_onnxruntime(device: Device, explicit: bool) -> list[Choice]:
+    offered = import_onnxruntime().get_available_providers()
+    cpu = Choice("onnxruntime", "cpu", "asked for" if device == "cpu" or explicit else "exact float32 on any CPU")
+    if device == "cuda":
+        if CUDA not in offered:
+            raise VctoolError(
+                f"asked for cuda, but this ONNX Runtime offers only {', '.join(offered)}",
+                f"pip uninstall -y onnxruntime && {install_line('gpu')}, or use --device cpu",
+            )
+        return [Choice("onnxruntime", "cuda", "asked for")]
+    if device == "cpu" or CUDA not in offered or not has_nvidia_device():
+        return [cpu]
+    return [Choice("onnxruntime", "cuda", "a GPU is here, and this ONNX Runtime has CUDA"), cpu]
+
+
+def _for_device(device: Device) -> str:
+    return next(name for name, devices in _RUNS_ON.items() if device in devices)
+
+
+def _start(path: Path, choice: Choice, threads: int | None) -> Session:
+    if choice.provider == "openvino":
+        return OpenVinoSession(path, threads=threads)
+    ort = import_onnxruntime()
+    if choice.provider == "tensorrt-ep":
+        _require_tensorrt_provider(ort)
+        return OnnxRuntimeSession(ort, path, [TENSORRT, CUDA, CPU], threads=threads, cache=path.parent.parent / "tensorrt" / ".ep-cache")
+    return OnnxRuntimeSession(ort, path, [CPU] if choice.device == "cpu" else [CUDA, CPU], threads=threads)
+
+
+def _require_tensorrt_provider(ort: Any) -> None:
+    offered = ort.get_available_providers()
+    if TENSORRT not in offered:
+        raise VctoolError(
+            f"asked for ONNX Runtime's TensorRT provider, but this build offers only {', '.join(offered)}",
+            f"pip uninstall -y onnxruntime && {install_line('gpu')}, or use --provider onnxruntime",
+        )
