@@ -5,7 +5,8 @@ from vctool.store.interface import Store
 from vctool.store.opening import open_store
 from vctool.store.reader import TokenStore
 from vctool.store.shards import ShardedStore
+from vctool.store.token_rows import TokenRows
 from vctool.store.tokens import ClipTokens
 from vctool.store.writer import StoreWriter
 
-__all__ = ["SCHEMA", "ClipTokens", "ShardedStore", "Store", "StoreDtype", "StoreWriter", "TokenStore", "open_store"]
+__all__ = ["SCHEMA", "ClipTokens", "ShardedStore", "Store", "StoreDtype", "StoreWriter", "TokenRows", "TokenStore", "open_store"]

@@ -33,6 +33,28 @@ REQUIRED_MEMBERS = (
     "manifest",
 )  # fmt: skip
 SCALE_MEMBERS = ("frame_scale_T", "video_scale_T")
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Members whose rows belong to the clips by the same offsets: clip `i` owns rows `offsets[i]:offsets[i+1]` of each.
+
+    offsets None: row `i` is clip `i`'s. A store that lacks a member of the group lacks it for all clips. The first member of a group with
+    offsets is in every store. Whoever copies clips follows this table and knows nothing else of what a clip is made of.
+    """
+
+    offsets: str | None
+    members: tuple[str, ...]
+
+
+ROW_GROUPS = (
+    RowGroup("frame_offsets", ("frame_time_T", "frame_TD", "frame_scale_T")),
+    RowGroup("video_offsets", ("video_time_T", "video_TD", "video_scale_T")),
+    RowGroup("clip_ids_offsets", ("clip_ids_bytes",)),
+    RowGroup("clip_paths_offsets", ("clip_paths_bytes",)),
+    RowGroup("clip_meta_offsets", ("clip_meta",)),
+)
+GROUP_OF = {member: group for group in ROW_GROUPS for member in group.members}
 TOKEN_MEMBERS = ("frame_TD", "video_TD")
 
 # Token arrays are float16 or int8 in our stores; a foreign one may hold float32.

@@ -25,6 +25,7 @@ from vctool.store.archive import Member, inflate, read_members, same_container
 from vctool.store.format import (
     BRANCHES,
     REQUIRED_MEMBERS,
+    ROW_GROUPS,
     SCALE_MEMBERS,
     SCHEMA,
     AnyArray,
@@ -170,6 +171,21 @@ class TokenStore:
         scale_T = self._arrays.get(f"{branch}_scale_T")
         time_T = cast(Float32, self._arrays[f"{branch}_time_T"][span])
         return self._arrays[f"{branch}_TD"][span], time_T, None if scale_T is None else cast(Float32, scale_T[span])
+
+    def block(self, start: int, stop: int) -> tuple[dict[str, AnyArray], dict[str, Int64]]:
+        """Clips `start` to `stop` as stored: each member's rows, mapped, and each clip's number of rows by the name of its offsets."""
+        rows: dict[str, AnyArray] = {}
+        counts: dict[str, Int64] = {}
+        for group in ROW_GROUPS:
+            span = slice(start, stop)
+            if group.offsets is not None:
+                if group.offsets not in self._arrays:
+                    continue
+                edges = cast(Int64, self._arrays[group.offsets][start : stop + 1])
+                counts[group.offsets] = np.diff(edges)
+                span = slice(int(edges[0]), int(edges[-1]))
+            rows |= {name: self._arrays[name][span] for name in group.members if name in self._arrays}
+        return rows, counts
 
     def clip(self, index: int) -> ClipTokens:
         """One clip as float32, its path absolute: ready for another store's writer."""

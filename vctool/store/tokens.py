@@ -5,6 +5,7 @@ Shape letters: F frames, V video tokens, T tokens of either kind, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,25 +54,57 @@ def checked_tokens(values: npt.ArrayLike, times: npt.ArrayLike, dim: int | None,
         raise StoreError(f"clip {clip!r}: {len(token_TD)} {kind} tokens but times of shape {time_T.shape}", "give one time a token")
     if np.isinf(time_T).any():
         raise StoreError(f"clip {clip!r}: a {kind} time is infinite", "use NaN for a token without a time")
-    # float64: the square of a huge float32 must not overflow into a second kind of failure.
-    norm_T = np.sqrt(np.einsum("td,td->t", token_TD, token_TD, dtype=np.float64))
-    if not np.isfinite(norm_T).all():
-        raise StoreError(f"clip {clip!r}: a {kind} token is NaN or infinite", "the encoder failed on this clip; try full precision")
-    if (norm_T == 0).any():
-        raise StoreError(f"clip {clip!r}: a {kind} token is all zeros", "leave out masked tokens instead of zeroing them")
-    worst = float(np.abs(norm_T - 1).max(initial=0))
-    if worst > UNIT_TOLERANCE:
-        raise StoreError(
-            f"clip {clip!r}: a {kind} token has length {float(norm_T[np.abs(norm_T - 1).argmax()]):.4g}", "L2-normalise tokens"
-        )
+    check_rows(token_TD, np.array([0, len(token_TD)]), [clip], kind)
     return token_TD, time_T
+
+
+def check_rows(token_TD: Float32, offsets: npt.NDArray[np.int64], clips: Sequence[str], kind: str) -> None:
+    """Raises StoreError if a token is not finite, zero, or not of unit length, naming the first clip that has one.
+
+    token_TD: float32 [T, D]; clip `i` of `clips` owns rows `offsets[i]:offsets[i+1]`.
+    """
+    # float64: the square of a huge float32 must not overflow into a second kind of failure; float32 sums tell which need it.
+    with np.errstate(over="ignore", invalid="ignore"):
+        rough_T = np.sqrt(np.einsum("td,td->t", token_TD, token_TD))
+        doubtful = np.flatnonzero(~(np.abs(rough_T - 1) <= UNIT_TOLERANCE / 2))
+    if not len(doubtful):
+        return
+    norm_T = np.sqrt(np.einsum("td,td->t", token_TD[doubtful], token_TD[doubtful], dtype=np.float64))
+    wrong = ~(np.abs(norm_T - 1) <= UNIT_TOLERANCE)
+    if not wrong.any():
+        return
+    first = int(np.flatnonzero(wrong)[0])
+    owner = int(np.searchsorted(offsets, doubtful[first], side="right")) - 1
+    norm_T = norm_T[wrong & (doubtful < offsets[owner + 1])]
+    where = f"clip {clips[owner]!r}: a {kind} token"
+    if not np.isfinite(norm_T).all():
+        raise StoreError(f"{where} is NaN or infinite", "the encoder failed on this clip; try full precision")
+    if (norm_T == 0).any():
+        raise StoreError(f"{where} is all zeros", "leave out masked tokens instead of zeroing them")
+    raise StoreError(f"{where} has length {float(norm_T[np.abs(norm_T - 1).argmax()]):.4g}", "L2-normalise tokens")
+
+
+def encode_tokens(token_TD: Float32, count_N: npt.NDArray[np.int64], dtype: str) -> dict[str, npt.NDArray[Any]]:
+    """Checked tokens of several clips end to end, as a store of `dtype` keeps them: arrays by the member's name without its branch.
+
+    token_TD: float32 unit rows [T, D]. count_N: rows of each clip. Every array has one row a token, or one a clip (see
+    `format.ROW_GROUPS`); what a row becomes depends on its own clip alone.
+    """
+    del count_N  # both precisions look at one token at a time
+    if dtype == "int8":
+        rounded_TD, scale_T = quantise(token_TD)
+        return {"TD": rounded_TD, "scale_T": scale_T}
+    return {"TD": token_TD.astype(np.float16)}
 
 
 def quantise(token_TD: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
     """Symmetric int8 with one scale a token: value = int8 * scale. Returns (int8 [T, D], float32 [T])."""
-    scale_T = (np.abs(token_TD).max(axis=1, initial=0) / np.float32(127)).astype(np.float32)
-    rounded_TD = np.rint(token_TD / scale_T[:, None])
-    return np.clip(rounded_TD, -127, 127).astype(np.int8), scale_T
+    largest_T = np.maximum(token_TD.max(axis=1, initial=0), -token_TD.min(axis=1, initial=0))
+    scale_T = (largest_T / np.float32(127)).astype(np.float32)
+    scaled_TD = token_TD / scale_T[:, None]
+    np.rint(scaled_TD, out=scaled_TD)
+    np.clip(scaled_TD, -127, 127, out=scaled_TD)
+    return scaled_TD.astype(np.int8), scale_T
 
 
 def dequantise(token_TD: npt.NDArray[np.generic], scale_T: Float32 | None) -> Float32:

@@ -9,34 +9,43 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from vctool import __version__
 from vctool.errors import StoreError
 from vctool.store.archive import ArchiveWriter
-from vctool.store.format import BRANCHES, SCHEMA, STORE_DTYPES, AnyArray, StoreDtype
+from vctool.store.format import BRANCHES, GROUP_OF, ROW_GROUPS, SCHEMA, STORE_DTYPES, AnyArray, StoreDtype
 from vctool.store.interface import Store
 from vctool.store.parts import ArrayPart, Part, refuse, remove_stale, replacing
 from vctool.store.paths import relative_path
-from vctool.store.tokens import ClipTokens, Float32, checked_tokens, quantise
+from vctool.store.reader import TokenStore
+from vctool.store.token_rows import TokenRows
+from vctool.store.tokens import ClipTokens, Float32, checked_tokens, encode_tokens
 
-# What one clip adds to one branch: stored tokens, float32 times, float32 scales (int8 stores only).
-_Rows = tuple[AnyArray, Float32, Float32 | None]
+Int64 = npt.NDArray[np.int64]
 
-_TEXTS = ("clip_ids_bytes", "clip_paths_bytes", "clip_meta")
-_COUNTED = ("frame_TD", "video_TD", *_TEXTS)
-_OFFSETS = {
-    "frame_TD": "frame_offsets",
-    "video_TD": "video_offsets",
-    "clip_ids_bytes": "clip_ids_offsets",
-    "clip_paths_bytes": "clip_paths_offsets",
-    "clip_meta": "clip_meta_offsets",
-}
+_BLOCK_VALUES = 1 << 20  # token values checked and encoded at once: 4 MB of float32
+_COPY_CLIPS = 4096  # clips copied at once
+
+# The member that stands for its group when rows are counted.
+_COUNTED = tuple(group.members[0] for group in ROW_GROUPS if group.offsets is not None)
+_OFFSETS = tuple(group.offsets for group in ROW_GROUPS if group.offsets is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Some clips as they go into the file. rows: each member's new rows. counts: rows of each clip, by the name of their offsets."""
+
+    ids: Sequence[str]
+    rows: Mapping[str, AnyArray]
+    counts: Mapping[str, Int64]
 
 
 class StoreWriter:
@@ -63,6 +72,7 @@ class StoreWriter:
         self._ids: set[str] = set()
         self._ends = array("q")  # for each clip, how many rows each of _COUNTED has after it
         self._parts: dict[str, Part] = {}
+        self._real: dict[str, str] = {}
         self._dirty = False
         self._open = True
         try:
@@ -73,14 +83,16 @@ class StoreWriter:
             refuse(problem, self.path)
 
     def _make_parts(self) -> None:
-        token, time = np.dtype(self.dtype), np.dtype(np.float32)
+        folder, time = self._target.parent, np.dtype(np.float32)
+        # What an encoded token looks like is learned from no tokens at all; where the width is not known yet, any width will do.
+        none = encode_tokens(np.zeros((0, self._dim or 64), np.float32), np.zeros(0, np.int64), self.dtype)
         for branch in BRANCHES:
-            self._parts[f"{branch}_TD"] = Part(self._target.parent, token, width=self._dim or 0)
-            if self.dtype == "int8":
-                self._parts[f"{branch}_scale_T"] = Part(self._target.parent, time)
-            self._parts[f"{branch}_time_T"] = Part(self._target.parent, time)
-        for name in _TEXTS:
-            self._parts[name] = Part(self._target.parent, np.dtype(np.uint8))
+            for name, values in none.items():
+                width = None if values.ndim == 1 else values.shape[1] if self._dim else 0
+                self._parts[f"{branch}_{name}"] = Part(folder, values.dtype, width)
+            self._parts[f"{branch}_time_T"] = Part(folder, time)
+        for name in ("clip_ids_bytes", "clip_paths_bytes", "clip_meta"):
+            self._parts[name] = Part(folder, np.dtype(np.uint8))
 
     def __len__(self) -> int:
         return len(self._ends) // len(_COUNTED)
@@ -103,14 +115,100 @@ class StoreWriter:
         frame_FD, frame_time_F = checked_tokens(clip.frame_FD, clip.frame_time_F, self._dim, clip.id, "frame")
         dim = self._dim if self._dim is not None else frame_FD.shape[1]
         video_VD, video_time_V = checked_tokens(clip.video_VD, clip.video_time_V, dim, clip.id, "video")
-        self._append(clip.id, clip.path, clip.meta, dim, (self._stored(frame_FD, frame_time_F), self._stored(video_VD, video_time_V)))
+        counts = [np.array([len(rows)], np.int64) for rows in (frame_FD, video_VD)]
+        tokens = self._encoded((frame_FD, video_VD), counts)
+        times = {"frame_time_T": frame_time_F, "video_time_T": video_time_V}
+        self._append(self._block([clip.id], [clip.path], [clip.meta], tokens | times, counts), dim)
 
-    def add_from(self, store: Store, index: int) -> None:
-        """Copy clip `index` of an open store, its tokens bit for bit.
+    def add_many(
+        self,
+        ids: Sequence[str],
+        frame: TokenRows,
+        video: TokenRows | None = None,
+        *,
+        paths: Sequence[str] | None = None,
+        metas: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Append many clips from token arrays, checked and encoded a few megabytes at a time.
+
+        frame, video: as many clips as `ids`; video None gives clips without video tokens. Tokens may be float16 or float32, in
+        memory or mapped. Raises as `add`, naming the clip; clips before its block of some thousand stay in the writer, which is
+        best not committed then.
+        """
+        video = TokenRows.none(len(ids), frame.tokens.shape[-1]) if video is None else video
+        for kind, source in (("frame", frame), ("video", video)):
+            if len(source) != len(ids):
+                raise StoreError(f"{len(source)} clips of {kind} tokens, but {len(ids)} ids", "give one id for each clip")
+        for name, texts in (("paths", paths), ("metadata", metas)):
+            if texts is not None and len(texts) != len(ids):
+                raise StoreError(f"{len(texts)} {name}, but {len(ids)} ids", "give one for each clip")
+        dim = self._dim if self._dim is not None else int(frame.tokens.shape[-1])
+        for start, stop in _spans(frame.offsets + video.offsets, dim):
+            names = ids[start:stop]
+            branches = [source.checked(start, stop, names, kind, dim, self.path) for kind, source in (("frame", frame), ("video", video))]
+            counts = [count_N for _, _, count_N in branches]
+            tokens = self._encoded((branches[0][0], branches[1][0]), counts)
+            times = {"frame_time_T": branches[0][1], "video_time_T": branches[1][1]}
+            block = self._block(
+                names,
+                [""] * len(names) if paths is None else paths[start:stop],
+                [{}] * len(names) if metas is None else metas[start:stop],
+                tokens | times,
+                counts,
+            )
+            self._append(block, dim)
+
+    def add_from(self, store: Store, index: int, *, clip_id: str | None = None, path: str | None = None, meta: Any = None) -> None:
+        """Copy clip `index` of an open store, its tokens bit for bit; with another id, path or metadata if they are given.
 
         Raises StoreError if that store has another dtype, width or model, or as `add` does.
         """
-        clip_id, theirs, ours = store.clip_id(index), _model(store.manifest), _model(self._manifest)
+        for shard in store.shards:
+            if index < len(shard):
+                break
+            index -= len(shard)
+        self._add_range(shard, index, index + 1, clip_id, path, meta)
+
+    def add_range(self, store: TokenStore, start: int = 0, stop: int | None = None) -> None:
+        """Copy clips `start` to `stop` (default: all) of one open file, bit for bit, at the speed of the disk. Raises as `add_from`."""
+        end = len(store) if stop is None else stop
+        for first in range(start, end, _COPY_CLIPS):
+            self._add_range(store, first, min(first + _COPY_CLIPS, end))
+
+    def _add_range(
+        self, store: TokenStore, start: int, stop: int, clip_id: str | None = None, path: str | None = None, meta: Any = None
+    ) -> None:
+        self._require_alike(store, start)
+        rows, counts = store.block(start, stop)
+        ids = store.clip_ids[start:stop] if stop - start > 1 else [store.clip_id(start)]
+        for branch in BRANCHES:
+            for name in (f"{branch}_TD", f"{branch}_scale_T"):
+                # A checksum says that bytes are what they were, not that they ever were good: files of foreign make come here too.
+                if name in rows and rows[name].dtype.kind == "f" and not np.isfinite(rows[name]).all():
+                    bad = int(np.flatnonzero(~np.isfinite(rows[name]).reshape(len(rows[name]), -1).all(axis=1))[0])
+                    owner = int(np.searchsorted(np.cumsum(counts[f"{branch}_offsets"]), bad, side="right"))
+                    raise StoreError(
+                        f"clip {ids[owner]!r}: a {branch} token is NaN or infinite", f"index this clip again; it came from {store.path}"
+                    )
+        changed: list[tuple[str, str, list[bytes]]] = []
+        if clip_id is not None:
+            ids = [clip_id]
+            changed.append(("clip_ids_bytes", "clip_ids_offsets", [_id_bytes(clip_id)]))
+        if path is not None or store.folder != self._target.parent:
+            paths = [self._absolute(store, i) for i in range(start, stop)] if path is None else [path]
+            changed.append(("clip_paths_bytes", "clip_paths_offsets", [self._path_bytes(one) for one in paths]))
+        if meta is not None or not _plain_lines(rows["clip_meta"], counts["clip_meta_offsets"]):
+            metas = [store.clip_meta(i) for i in range(start, stop)] if meta is None else [meta]
+            changed.append(("clip_meta", "clip_meta_offsets", [_meta_line(one, m) for one, m in zip(ids, metas, strict=True)]))
+        for member, offsets, texts in changed:
+            rows |= {member: _joined(texts)}
+            counts |= {offsets: np.array([len(text) for text in texts], np.int64)}
+        for one in ids:
+            _id_bytes(one)
+        self._append(_Block(ids, rows, counts), store.dim)
+
+    def _require_alike(self, store: TokenStore, index: int) -> None:
+        theirs, ours = _model(store.manifest), _model(self._manifest)
         if store.dtype != self.dtype:
             raise StoreError(f"{store.path} holds {store.dtype} tokens, {self.path} {self.dtype}", "convert one of them first")
         if ours.get("sha256") and theirs.get("sha256") and ours["sha256"] != theirs["sha256"]:
@@ -118,16 +216,13 @@ class StoreWriter:
                 f"{store.path} was made with model {theirs.get('name')}, {self.path} with {ours.get('name')}", "index with one model only"
             )
         if self._dim is not None and store.dim != self._dim:
-            raise StoreError(f"clip {clip_id!r}: tokens are {store.dim} wide, the store holds {self._dim}", "index with one model only")
-        rows = (store.rows("frame", index), store.rows("video", index))
-        for branch, (token_TD, _, scale_T) in zip(BRANCHES, rows, strict=True):
-            # A checksum says that bytes are what they were, not that they ever were good: files of foreign make come here too.
-            if not (np.isfinite(token_TD).all() and (scale_T is None or np.isfinite(scale_T).all())):
-                raise StoreError(
-                    f"clip {clip_id!r}: a {branch} token is NaN or infinite", f"index this clip again; it came from {store.path}"
-                )
+            raise StoreError(
+                f"clip {store.clip_id(index)!r}: tokens are {store.dim} wide, the store holds {self._dim}", "index with one model only"
+            )
+
+    def _absolute(self, store: TokenStore, index: int) -> str:
         path = store.resolve_path(index)
-        self._append(clip_id, store.clip_path(index) if path is None else str(path), store.clip_meta(index), store.dim, rows)
+        return store.clip_path(index) if path is None else str(path)
 
     def commit(self) -> dict[str, Any]:
         """Assemble the store, sync it to disk and move it into place. Returns its manifest.
@@ -152,50 +247,65 @@ class StoreWriter:
         for part in self._parts.values():
             part.close()
 
-    def _stored(self, token_TD: Float32, time_T: Float32) -> _Rows:
-        if self.dtype == "int8":
-            rounded_TD, scale_T = quantise(token_TD)
-            return rounded_TD, time_T, scale_T
-        return token_TD.astype(np.float16), time_T, None
+    def _encoded(self, branches: tuple[Float32, Float32], counts: Sequence[Int64]) -> dict[str, AnyArray]:
+        found: dict[str, AnyArray] = {}
+        for branch, token_TD, count_N in zip(BRANCHES, branches, counts, strict=True):
+            found |= {f"{branch}_{name}": values for name, values in encode_tokens(token_TD, count_N, self.dtype).items()}
+        return found
 
-    def _append(self, clip_id: str, path: str, meta: Mapping[str, Any], dim: int, branches: tuple[_Rows, _Rows]) -> None:
+    def _block(
+        self,
+        ids: Sequence[str],
+        paths: Sequence[str],
+        metas: Sequence[Mapping[str, Any]],
+        tokens: Mapping[str, AnyArray],
+        counts: Sequence[Int64],
+    ) -> _Block:
+        texts = {
+            "clip_ids": [_id_bytes(one) for one in ids],
+            "clip_paths": [self._path_bytes(one) for one in paths],
+            "clip_meta": [_meta_line(one, meta) for one, meta in zip(ids, metas, strict=True)],
+        }
+        rows = {name if name == "clip_meta" else f"{name}_bytes": _joined(one) for name, one in texts.items()}
+        lengths = {f"{name}_offsets": np.array([len(text) for text in one], np.int64) for name, one in texts.items()}
+        branches = {f"{branch}_offsets": count_N for branch, count_N in zip(BRANCHES, counts, strict=True)}
+        return _Block(ids, {**tokens, **rows}, branches | lengths)
+
+    def _append(self, block: _Block, dim: int) -> None:
         self._require_open()
-        if not isinstance(clip_id, str) or not clip_id:
-            raise StoreError(f"clip id {clip_id!r} is not a non-empty text", "give every clip a name")
-        if clip_id in self._ids:
-            raise StoreError(f"clip {clip_id!r} is already in the store", "ids must be unique: rename one of the two")
-        texts = (
-            clip_id.encode("utf-8", "surrogatepass"),
-            relative_path(path, self._target.parent).encode("utf-8", "surrogatepass"),
-            _meta_line(clip_id, meta),
-        )
+        if len(set(block.ids)) != len(block.ids) or not self._ids.isdisjoint(block.ids):
+            seen = set(self._ids)
+            twice = next(one for one in block.ids if one in seen or seen.add(one))  # type: ignore[func-returns-value]
+            raise StoreError(f"clip {twice!r} is already in the store", "ids must be unique: rename one of the two")
         try:
             self._settle()
             self._dirty = True
-            for branch, (token_TD, time_T, scale_T) in zip(BRANCHES, branches, strict=True):
-                self._parts[f"{branch}_TD"].width = dim
-                self._parts[f"{branch}_TD"].append(token_TD)
-                self._parts[f"{branch}_time_T"].append(time_T)
-                if scale_T is not None:
-                    self._parts[f"{branch}_scale_T"].append(scale_T)
-            for name, text in zip(_TEXTS, texts, strict=True):
-                self._parts[name].append_bytes(text)
+            for name, part in self._parts.items():
+                values = block.rows[name]
+                if values.ndim == 2 and not part.rows:
+                    part.width = values.shape[1]
+                part.append(np.ascontiguousarray(values))
         except OSError as problem:
             refuse(problem, self.path)
-        ends = array("q", [self._parts[name].rows for name in _COUNTED])
+        last = np.array(self._ends[-len(_COUNTED) :] or [0] * len(_COUNTED), np.int64)
+        end_NX = last + np.cumsum(np.stack([block.counts[name] for name in _OFFSETS], axis=1), axis=0)
         self._dim = dim
-        self._ids.add(clip_id)
-        self._ends.extend(ends)  # the clip counts from this instruction on
+        self._ids.update(block.ids)
+        self._ends.frombytes(end_NX.astype(np.int64).tobytes())  # the clips count from this instruction on
         self._dirty = False
 
     def _settle(self) -> None:
         """Take back the half clip that a full disk or Ctrl-C left behind the last whole one."""
         if not self._dirty:
             return
-        rows = dict(zip(_COUNTED, self._ends[-len(_COUNTED) :] or [0] * len(_COUNTED), strict=True))
+        rows = dict(zip(_OFFSETS, self._ends[-len(_COUNTED) :] or [0] * len(_COUNTED), strict=True))
         for name, part in self._parts.items():
-            part.truncate(rows[name if name in rows else f"{name.split('_')[0]}_TD"])
+            offsets = GROUP_OF[name].offsets
+            part.truncate(len(self) if offsets is None else rows[offsets])
         self._dirty = False
+
+    def _path_bytes(self, path: str) -> bytes:
+        return relative_path(path, self._target.parent, self._real).encode("utf-8", "surrogatepass")
 
     def _require_open(self) -> None:
         if not self._open:
@@ -205,19 +315,21 @@ class StoreWriter:
         self._settle()
         end_NX = np.array(self._ends, dtype=np.int64).reshape(-1, len(_COUNTED))
         arrays: dict[str, dict[str, Any]] = {}
+        left = dict(zip(_OFFSETS, end_NX.T, strict=True))
         for name, part in self._parts.items():
             arrays[name] = _add_part(archive, name, part)
-            if name in _COUNTED:
-                offsets = np.concatenate([[0], end_NX[:, _COUNTED.index(name)]]).astype(np.int64)
-                arrays[_OFFSETS[name]] = _add_part(archive, _OFFSETS[name], ArrayPart(offsets))
+            offsets = GROUP_OF[name].offsets
+            if offsets in left:
+                ends = np.concatenate([[0], left.pop(offsets)]).astype(np.int64)
+                arrays[offsets] = _add_part(archive, offsets, ArrayPart(ends))
         manifest = self._manifest | {
             "schema": SCHEMA,
             "created_by": f"vctool {__version__}",
             "dim": self._dim or 0,
             "dtype": self.dtype,
             "clips": len(self),
-            "frame_tokens": self._parts["frame_TD"].rows,
-            "video_tokens": self._parts["video_TD"].rows,
+            "frame_tokens": self._parts["frame_time_T"].rows,
+            "video_tokens": self._parts["video_time_T"].rows,
             "arrays": arrays,
         }
         manifest.setdefault("generation", 1)
@@ -245,9 +357,39 @@ def _plain_manifest(manifest: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return plain
 
 
+def _id_bytes(clip_id: str) -> bytes:
+    if not isinstance(clip_id, str) or not clip_id:
+        raise StoreError(f"clip id {clip_id!r} is not a non-empty text", "give every clip a name")
+    return clip_id.encode("utf-8", "surrogatepass")
+
+
 def _meta_line(clip_id: str, meta: Mapping[str, Any]) -> bytes:
+    if not meta:
+        return b"{}\n"
     try:
         # ASCII: no character of a caption can be taken for the end of a line.
         return json.dumps(dict(meta), allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
     except (TypeError, ValueError, RecursionError) as problem:
         raise StoreError(f"clip {clip_id!r}: its metadata cannot be written as JSON: {problem}", "use text, numbers and lists") from None
+
+
+def _plain_lines(text: AnyArray, counts: Int64) -> bool:
+    """Whether metadata are one line of ASCII a clip, as we write them: such lines are copied as they are."""
+    data = text.tobytes()
+    if not data.isascii() or data.count(b"\n") != len(counts) or not counts.all():
+        return False
+    return bool((text[np.cumsum(counts) - 1] == ord("\n")).all())
+
+
+def _joined(texts: Sequence[bytes]) -> AnyArray:
+    return np.frombuffer(b"".join(texts), dtype=np.uint8)
+
+
+def _spans(ends: Int64, dim: int) -> Iterator[tuple[int, int]]:
+    """Runs of clips of about `_BLOCK_VALUES` token values each, at least one clip. ends: tokens before each clip, int64 [N+1]."""
+    start, clips = 0, len(ends) - 1
+    while start < clips:
+        room = int(ends[start]) + max(_BLOCK_VALUES // max(dim, 1), 1)
+        stop = max(int(np.searchsorted(ends, room, side="right")) - 1, start + 1)
+        yield start, min(stop, clips)
+        start = min(stop, clips)
