@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
+
+from vctool.models.tiled_meanmaxsim import tiled_mean_max_sim
 
 
 class BranchScores(NamedTuple):
@@ -24,22 +25,14 @@ class BranchScores(NamedTuple):
         return self.frame_BC + self.video_BC
 
 
-def mean_max_sim(query_BQD: Tensor, query_mask_BQ: Tensor, token_CTD: Tensor, token_mask_CT: Tensor, *, chunk: int = 256) -> Tensor:
+def mean_max_sim(query_BQD: Tensor, query_mask_BQ: Tensor, token_CTD: Tensor, token_mask_CT: Tensor, *, chunk: int | None = None) -> Tensor:
     """Mean over counted query tokens of the maximum over valid tokens of the dot product.
 
     query_BQD, token_CTD: L2-normalised tokens. query_mask_BQ, token_mask_CT: bool, True where a token counts.
-    Returns score_BC float32 (float64 for float64 tokens). A clip without a valid token scores -inf. `chunk` clips are
-    scored at a time, so that the [B, chunk, Q, T] similarities bound the memory; the result does not depend on it.
+    Returns score_BC float32 (float64 for float64 tokens). A clip without a valid token scores -inf. The similarities
+    [B, C, Q, T] are never held, forwards or backwards (see `tiled_meanmaxsim`); `chunk` clips are scored at a time, by default
+    as many as suit the processor's cache, and the result does not depend on it.
 
     Masked tokens are -inf before the maximum: a zero would beat every negative similarity (method: MMS of Video-ColBERT, eq. 6.4).
     """
-    counted_BQ = query_mask_BQ.float()
-    columns = []
-    for start in range(0, max(token_CTD.shape[0], 1), chunk):
-        token, mask = token_CTD[start : start + chunk], token_mask_CT[start : start + chunk]
-        similarity_BCQT = torch.einsum("bqd,ctd->bcqt", query_BQD, token).to(torch.promote_types(query_BQD.dtype, torch.float32))
-        best_BCQ = similarity_BCQT.masked_fill(~mask[None, :, None, :], float("-inf")).amax(dim=-1)
-        # -inf * 0 is NaN: uncounted query tokens are set to zero, not multiplied away.
-        best_BCQ = best_BCQ.masked_fill(~query_mask_BQ[:, None, :], 0.0)
-        columns.append(best_BCQ.sum(dim=-1) / counted_BQ.sum(dim=-1, keepdim=True))
-    return torch.cat(columns, dim=1)
+    return tiled_mean_max_sim(query_BQD, query_mask_BQ, token_CTD, token_mask_CT, chunk=chunk)

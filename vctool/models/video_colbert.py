@@ -85,7 +85,7 @@ class VideoColBERT(nn.Module):
         flat = self.backbone.frame_map(frame_CFHWC.reshape(clips * frames, *frame_CFHWC.shape[2:]))
         return self.encode_maps(flat.reshape(clips, frames, *flat.shape[1:]), frame_mask_CF)
 
-    def score(self, query: QueryTokens, video: VideoTokens, *, chunk: int = 256) -> BranchScores:
+    def score(self, query: QueryTokens, video: VideoTokens, *, chunk: int | None = None) -> BranchScores:
         """MMS_F and MMS_V of every query against every clip, as the model's interaction asks."""
         wanted = self.config.interaction
         frame = mean_max_sim(*query, video.frame_CFD, video.frame_mask_CF, chunk=chunk) if "f" in wanted else None

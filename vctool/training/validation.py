@@ -163,7 +163,7 @@ def _score(
     parts: dict[str, list[NDArray[np.float32]]] = {}
     for start in range(0, len(asked.query_BQD), batch):
         pause()
-        scores = model.score(QueryTokens(*(t[start : start + batch] for t in asked)), clips, chunk=batch)
+        scores = model.score(QueryTokens(*(t[start : start + batch] for t in asked)), clips)
         for name, score in _named(scores).items():
             parts.setdefault(name, []).append(score.cpu().numpy())
     return {name: np.concatenate(rows) for name, rows in parts.items()}
