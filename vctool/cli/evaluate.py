@@ -58,7 +58,8 @@ _SHORT = {"geometric_mean": "GM"}
 @click.option("--level", type=float, default=0.95, show_default=True, help="Level of the intervals.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("--v2t/--no-v2t", default=True, help="Video-to-text in both published forms.  [default: yes]")
-@click.option("--report", type=PATH, metavar="DIR", help="Write result.json (with ranks per query) and report.md there.")
+@click.option("--report", type=PATH, metavar="DIR", help="Write result.json (ranks per query), report.md and report.html there.")
+@click.option("--gallery", type=click.IntRange(min=0), default=8, show_default=True, help="Worst queries that a report shows.")
 @click.option("--min-r1", type=click.FloatRange(0, 100), help="Exit with code 3 if text-to-video R@1 (percent) is lower.")
 @click.option("--strict", is_flag=True, help="Exit with code 4 if any clip was missing or broken; the rest is evaluated all the same.")
 @click.option("--per-query", is_flag=True, help="With --json: add every query's rank, as `vctool compare` needs it.")
@@ -93,9 +94,10 @@ def evaluate(
     if report is not None:
         from vctool.evaluation.report import write_report
 
-        written = write_report(evaluation, report)
+        with counted("drawing", "clips", quiet) as tell:
+            written = write_report(evaluation, report, workers=1 if options["workers"] is None else options["workers"], progress=tell)
         if not quiet:
-            say(f"wrote {' and '.join(str(path) for path in written)}")
+            say(f"wrote {', '.join(str(path) for path in written)}")
     if as_json:
         print_json(evaluation.to_dict() if per_query else evaluation.summary())
     else:
@@ -170,8 +172,8 @@ def _model(model: Path | None, split: Split, options: dict[str, Any], quiet: boo
 def _settings(options: dict[str, Any]) -> Settings:
     from vctool.evaluation.evaluate import Settings
 
-    names = ("resamples", "level", "seed", "resample", "postprocess", "dsl_temperature", "sinkhorn_temperature", "qbnorm_beta", "v2t")
-    return Settings(**{name: options[name] for name in names})
+    names = ("resamples", "level", "seed", "resample", "postprocess", "dsl_temperature", "sinkhorn_temperature", "qbnorm_beta")
+    return Settings(**{name: options[name] for name in (*names, "v2t", "gallery")})
 
 
 def _bank(options: dict[str, Any]) -> Bank | None:

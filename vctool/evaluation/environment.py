@@ -30,11 +30,17 @@ def environment(seed: int) -> dict[str, Any]:
             continue
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
         "seed": seed,
         "versions": versions,
         "hardware": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
     }
+
+
+def command_line() -> str:
+    """What was typed, as far as a process can know; `python -m vctool` gives its file instead of a name."""
+    program = Path(sys.argv[0]).name
+    return shlex.join([*(("python", "-m", "vctool") if program == "__main__.py" else (program,)), *sys.argv[1:]])
 
 
 def file_hashes(paths: Iterable[Path]) -> dict[str, str]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vctool.data import Split
+from vctool.data import Located, Split
 from vctool.errors import UsageProblem
 from vctool.evaluation.environment import environment, file_hashes, file_sha256
+from vctool.evaluation.failures import Failure, worst_queries
 from vctool.evaluation.matrix_files import Matrix
 from vctool.evaluation.protocols import protocol_of
 from vctool.evaluation.result import Evaluation, Line, PostProcessedLine
@@ -37,7 +38,8 @@ class Settings:
     """How metrics are made.
 
     resamples: of the bootstrap, 0 for no intervals; level of the interval; seed. resample: whole `queries`, or `clips`
-    with all their captions. postprocess: names of POSTPROCESSES. The rest are their parameters; v2t: report video-to-text.
+    with all their captions. postprocess: names of POSTPROCESSES. v2t: report video-to-text. gallery: how many of the worst
+    queries to keep. The rest are parameters of post-processing.
     """
 
     resamples: int = 2000
@@ -51,6 +53,7 @@ class Settings:
     qbnorm_beta: float = 20.0
     qbnorm_k: int = 1
     v2t: bool = True
+    gallery: int = 8
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.postprocess if name not in POSTPROCESSES]
@@ -73,13 +76,14 @@ class Bank:
 
 @dataclass(frozen=True)
 class Subject:
-    """What was scored, and what its branches are. facts: names and hashes for the report."""
+    """What was scored, and what its branches are. facts: names and hashes for the report. places: the clips' videos."""
 
     facts: Mapping[str, Any]
     primary: str
     frames: int | None = None
     text_length: int | None = None
     notes: tuple[str, ...] = field(default=())
+    places: Mapping[str, Located] = field(default_factory=dict)
 
 
 def evaluate_scores(
@@ -98,10 +102,14 @@ def evaluate_scores(
     sets = as_relevance(split.relevance(), len(split.clips), queries=len(split.queries), names=names)
     lines: list[Line] = []
     posts: list[PostProcessedLine] = []
+    failures: tuple[Failure, ...] = ()
     right = np.asarray([query.clips[0][0] for query in split.queries], dtype=np.int64)
     groups = right if settings.resample == "clips" else None
     for branch, sims in scores.items():
-        lines.append(_line("t2v", branch, evaluate_ranking(sims, sets, query_names=names), settings, groups))
+        plain = evaluate_ranking(sims, sets, query_names=names)
+        lines.append(_line("t2v", branch, plain, settings, groups))
+        if branch == subject.primary:
+            failures = worst_queries(sims, split, plain.ranks, settings.gallery)
         if settings.v2t:
             if sets.single:
                 lines.append(_line("v2t_group", branch, v2t_group(sims, sets.columns, clip_names=split.clip_ids), settings))
@@ -132,6 +140,8 @@ def evaluate_scores(
         query_texts=names,
         right_clips=[split.clips[at].id for at in right],
         environment=environment(settings.seed),
+        failures=failures,
+        places=subject.places or {clip.id: Located(clip.path, clip.start, clip.end) for clip in split.clips if clip.path is not None},
     )
 
 

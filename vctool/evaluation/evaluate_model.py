@@ -123,7 +123,8 @@ def evaluate_store(
             },
         }
         primary = config.interaction if config.interaction in asked else asked[-1]
-        subject = Subject(facts, primary, _frames(store, config.frames), config.query.max_length, tuple(notes))
+        places = store_places(store, split.clip_ids, columns)
+        subject = Subject(facts, primary, _frames(store, config.frames), config.query.max_length, tuple(notes), places)
         return evaluate_scores(_named(scores), split, subject, settings, banked)
 
 
@@ -135,6 +136,21 @@ def store_sha256(store: Store) -> str:
         deciding = sorted(name for name in arrays if name.startswith(("frame_", "video_", "clip_ids")))
         lines += "".join(f"{arrays[name].get('sha256')}  {name}\n" for name in deciding)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def store_places(store: TokenStore, ids: Sequence[str], columns: npt.NDArray[np.int64]) -> dict[str, Located]:
+    """Where the videos of clips `ids`, which are the store's clips `columns`, lie as far as the store knows."""
+    places: dict[str, Located] = {}
+    for one, column in zip(ids, columns.tolist(), strict=True):
+        path, meta = store.resolve_path(column), store.clip_meta(column)
+        if path is not None:
+            places[one] = Located(path, _second(meta.get("start")), _second(meta.get("end")))
+    return places
+
+
+def _second(value: Any) -> float | None:
+    """A time of a clip's metadata, which may come from other hands: what is no time is none."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf") else None
 
 
 class _Counting:

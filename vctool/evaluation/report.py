@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vctool.errors import InputError
 from vctool.evaluation.comparison import Compared
+from vctool.evaluation.failures import clips_of
 from vctool.evaluation.result import TASKS, Evaluation, Line, save_result
 from vctool.metrics import METRIC_NAMES
 
 RESULT_FILE = "result.json"
 REPORT_FILE = "report.md"
+PAGE_FILE = "report.html"
+SCALES = "R@K and the geometric mean are percentages, MRR, mAP and nDCG@10 are 0 to 1, MdR and MnR are ranks from 1."
 # Digits that mean something for a thousand queries; recall is in percent, the rest has two.
 _DIGITS = {"R@1": 1, "R@5": 1, "R@10": 1, "R@50": 1, "MRR": 4, "mAP": 4, "nDCG@10": 4, "p": 4}
 _TITLES = {"geometric_mean": "geo. mean"}
@@ -60,45 +63,67 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def markdown(evaluation: Evaluation) -> str:
     """The whole report as Markdown."""
     protocol = evaluation.protocol
-    level = f"{100 * float(evaluation.settings['level']):g} %"
     metrics = [title(name) for name in METRIC_NAMES]
-    parts = [f"# {protocol.name}: {_subject(evaluation.subject)}\n"]
-    parts.append(_facts(_protocol_facts(evaluation)))
+    parts = [f"# {protocol.name}: {subject_name(evaluation.subject)}\n"]
+    parts.append(_facts(protocol_facts(evaluation)))
     parts.append("## Metrics\n")
     parts.append(markdown_table(["task", "branch", *metrics], metric_rows(evaluation.lines)))
-    parts.append("R@K and the geometric mean are percentages, MRR, mAP and nDCG@10 are 0 to 1, MdR and MnR are ranks from 1.\n")
+    parts.append(f"{SCALES}\n")
     parts.append("".join(f"- `{task}`: {TASKS[task]}\n" for task in dict.fromkeys(line.task for line in evaluation.lines)))
     intervals = interval_rows(evaluation.lines)
     if intervals:
-        what, resamples, seed = (evaluation.settings[key] for key in ("resample", "resamples", "seed"))
-        parts.append(f"## {level} intervals\n")
-        parts.append(f"Percentile bootstrap over {what}, {resamples} resamples, seed {seed}.\n")
+        parts.append(f"## {100 * float(evaluation.settings['level']):g} % intervals\n")
+        parts.append(f"{interval_words(evaluation)}.\n")
         parts.append(markdown_table(["task", "branch", *metrics], intervals))
     if evaluation.postprocessed:
         parts.append("## With post-processing (not comparable with the metrics above)\n")
         rows = [[post.label, post.line.branch, *metric_rows([post.line])[0][2:]] for post in evaluation.postprocessed]
         parts.append(markdown_table(["post-processing", "branch", *metrics], rows))
-        for post in {post.name: post for post in evaluation.postprocessed}.values():
-            fit = "usable in live search" if post.live else "NOT usable in live search"
-            given = ", ".join(f"{key} {value:g}" for key, value in post.parameters.items())
-            parts.append(f"- **{post.label}** ({given}): {fit}: {post.warning}\n")
+        parts.append("".join(f"- {words}\n" for words in postprocess_words(evaluation)))
     if evaluation.notes or protocol.departures:
         parts.append("## Notes\n")
         parts.append("".join(f"- {note}\n" for note in (*protocol.departures, *evaluation.notes)))
     parts.append("## Made with\n")
-    parts.append(_facts(_environment_facts(evaluation)))
+    parts.append(_facts((name, f"`{value}`" if name == "Command" else value) for name, value in environment_facts(evaluation)))
     return "\n".join(parts)
 
 
-def write_report(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write `result.json` (all numbers, ranks per query) and `report.md` into `folder`, made if need be."""
+def interval_words(evaluation: Evaluation) -> str:
+    """How the intervals were made."""
+    what, resamples, seed, level = (evaluation.settings[key] for key in ("resample", "resamples", "seed", "level"))
+    return f"{100 * float(level):g} % intervals by the percentile bootstrap over {what}, {resamples:,} resamples, seed {seed}"
+
+
+def postprocess_words(evaluation: Evaluation) -> list[str]:
+    """One sentence per post-processing: its parameters, and whether live search could use it."""
+    words = []
+    for post in {post.name: post for post in evaluation.postprocessed}.values():
+        fit = "usable in live search" if post.live else "NOT usable in live search"
+        given = ", ".join(f"{key} {value:g}" for key, value in post.parameters.items())
+        words.append(f"{post.label} ({given}): {fit}: {post.warning}")
+    return words
+
+
+def write_report(
+    evaluation: Evaluation, folder: Path, *, workers: int = 1, progress: Callable[[int, int], None] | None = None
+) -> list[Path]:
+    """Write `result.json` (all numbers, ranks per query), `report.md` and `report.html` into `folder`, made if need be.
+
+    workers: processes that decode the clips of the gallery; progress(done, total) is called for each of these clips.
+    """
+    from vctool.evaluation.contact_sheet import contact_sheets, place_ids
+    from vctool.evaluation.html_report import html_report
+
+    wanted = place_ids(clips_of(evaluation.failures), evaluation.places)
+    sheets = contact_sheets(wanted, workers=workers, progress=progress) if wanted else {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_result(evaluation, folder / RESULT_FILE)
         (folder / REPORT_FILE).write_text(markdown(evaluation), encoding="utf-8")
+        (folder / PAGE_FILE).write_text(html_report(evaluation, sheets), encoding="utf-8")
     except OSError as problem:
         raise InputError(f"{folder}: the report cannot be written: {problem.strerror or problem}") from None
-    return [folder / RESULT_FILE, folder / REPORT_FILE]
+    return [folder / name for name in (RESULT_FILE, REPORT_FILE, PAGE_FILE)]
 
 
 def compared_markdown(compared: Compared) -> str:
@@ -138,12 +163,14 @@ def _signed(name: str, value: float) -> str:
     return ("+" if value > 0 else "-" if value < 0 else "") + number(name, abs(value))
 
 
-def _subject(subject: Mapping[str, Any]) -> str:
+def subject_name(subject: Mapping[str, Any]) -> str:
+    """What was scored, in a word."""
     model = subject.get("model")
     return str(model["name"]) if isinstance(model, Mapping) else str(subject.get("file", "scores"))
 
 
-def _protocol_facts(evaluation: Evaluation) -> list[tuple[str, str]]:
+def protocol_facts(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """The protocol as names and values."""
     protocol = evaluation.protocol
     facts = [
         ("Protocol", protocol.name),
@@ -158,7 +185,8 @@ def _protocol_facts(evaluation: Evaluation) -> list[tuple[str, str]]:
     return [*facts, ("Ties", "expected rank: 1 + clips scored above + half of the other clips scored equal")]
 
 
-def _environment_facts(evaluation: Evaluation) -> list[tuple[str, str]]:
+def environment_facts(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What the result was made with, as names and values."""
     facts: list[tuple[str, str]] = []
     model = evaluation.subject.get("model")
     if isinstance(model, Mapping):
@@ -175,7 +203,7 @@ def _environment_facts(evaluation: Evaluation) -> list[tuple[str, str]]:
         facts.append(("Versions", ", ".join(f"{name} {version}" for name, version in made["versions"].items())))
         hardware = made["hardware"]
         facts.append(("Hardware", f"{hardware['processor']}, {hardware['cores']} cores, {hardware['system']}"))
-        facts += [("Seed", str(made["seed"])), ("Command", f"`{made['command']}`"), ("Made", str(made["created"]))]
+        facts += [("Seed", str(made["seed"])), ("Command", str(made["command"])), ("Made", str(made["created"]))]
     return facts
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vctool.data import Located
 from vctool.data.files import read_json
 from vctool.errors import InputError, VerificationError
+from vctool.evaluation.failures import Failure
 from vctool.evaluation.protocols import Protocol
 from vctool.metrics import PerQuery, RankingMetrics
 
@@ -66,7 +68,8 @@ class Evaluation:
     """All of one evaluation. primary: the branch that `--min-r1` looks at, the model's own interaction.
 
     subject: what was scored (model, store or matrix, with hashes). query_ids, query_texts, right_clips: per query of t2v.
-    notes: everything left out or odd, with counts. settings: bootstrap and the like.
+    notes: everything left out or odd, with counts. settings: bootstrap and the like. failures: the worst queries of t2v on the
+    primary branch. places: where the clips' videos lie, as far as known, for pictures; not part of the saved result.
     """
 
     protocol: Protocol
@@ -81,6 +84,8 @@ class Evaluation:
     query_texts: Sequence[str]
     right_clips: Sequence[str]
     environment: Mapping[str, Any] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
+    places: Mapping[str, Located] = field(default_factory=dict)
 
     def line(self, task: str, branch: str | None = None) -> Line:
         """The line of a task, on the primary branch unless told otherwise. Raises KeyError if there is none."""
@@ -118,6 +123,7 @@ class Evaluation:
             "right_clips": list(self.right_clips),
             "per_query": {one.branch: PerQuery.of(one.metrics.per_query).to_dict() for one in self.lines if one.task == "t2v"},
         }
+        out["worst"] = [one.to_dict() for one in self.failures]
         return out
 
     def require_r1(self, minimum: float) -> None:
