@@ -138,7 +138,7 @@ def store_sha256(store: Store) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def store_places(store: TokenStore, ids: Sequence[str], columns: npt.NDArray[np.int64]) -> dict[str, Located]:
+def store_places(store: Store, ids: Sequence[str], columns: npt.NDArray[np.int64]) -> dict[str, Located]:
     """Where the videos of clips `ids`, which are the store's clips `columns`, lie as far as the store knows."""
     places: dict[str, Located] = {}
     for one, column in zip(ids, columns.tolist(), strict=True):
