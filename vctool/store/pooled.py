@@ -12,7 +12,6 @@ T tokens of all clips end to end, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,51 +37,52 @@ class Pooled:
     offsets: Int64
 
 
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """What of one clip is pooled: float32 tokens [F, D] and [V, D], and their seconds, NaN for none."""
+def pool(
+    frame_TD: Float32,
+    frame_time_T: Float32,
+    frame_count_N: Int64,
+    video_TD: Float32,
+    video_time_T: Float32,
+    video_count_N: Int64,
+    *,
+    most: int = MOST,
+    budget: float = BUDGET,
+) -> Pooled:
+    """The pooled vectors of N clips whose tokens lie end to end; a clip without tokens has none.
 
-    frame_FD: Float32
-    frame_time_F: Float32
-    video_VD: Float32
-    video_time_V: Float32
-
-
-def pool_clips(clips: Sequence[Moments], most: int = MOST, budget: float = BUDGET) -> Pooled:
-    """The pooled vectors of `clips`, in their order; a clip without tokens has none. Each clip's are the same in any company."""
-    vectors: list[Float32] = [np.empty((0, 0), np.float32)] * len(clips)
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for index, clip in enumerate(clips):
-        by_shape.setdefault((*clip.frame_FD.shape, *clip.video_VD.shape), []).append(index)
-    for shape, members in by_shape.items():
-        at_once = max(1, _BLOCK // max(1, shape[0] * shape[1] + shape[2] * shape[3]))
-        for start in range(0, len(members), at_once):
-            block = members[start : start + at_once]
-            for index, vector_GD in zip(block, _pool_alike([clips[i] for i in block], most, budget), strict=True):
+    frame_TD, video_TD: float32 [T, D]. Times: float32 [T] seconds, NaN for none. Counts: tokens of each clip. What a clip gets
+    does not depend on the clips beside it.
+    """
+    start_N2 = np.stack([np.cumsum(frame_count_N) - frame_count_N, np.cumsum(video_count_N) - video_count_N], axis=1)
+    count_N2 = np.stack([frame_count_N, video_count_N], axis=1)
+    vectors: list[Float32] = [np.empty((0, frame_TD.shape[1]), np.float32)] * len(frame_count_N)
+    for frames, videos in np.unique(count_N2, axis=0).tolist():
+        alike = np.flatnonzero((count_N2 == (frames, videos)).all(axis=1))
+        at_once = max(1, _BLOCK // max(1, (frames + videos) * frame_TD.shape[1]))
+        for first in range(0, len(alike) if frames + videos else 0, at_once):
+            block = alike[first : first + at_once]
+            frame_NF = start_N2[block, :1] + np.arange(frames)
+            video_NV = start_N2[block, 1:] + np.arange(videos)
+            found = _pool_alike(frame_TD[frame_NF], frame_time_T[frame_NF], video_TD[video_NV], video_time_T[video_NV], most, budget)
+            for index, vector_GD in zip(block.tolist(), found, strict=True):
                 vectors[index] = vector_GD
-    counts = [len(vector_GD) for vector_GD in vectors]
-    filled = [vector_GD for vector_GD in vectors if len(vector_GD)]
-    width = next((max(clip.frame_FD.shape[1], clip.video_VD.shape[1]) for clip in clips), 0)
-    vector_PD, scale_P = quantise(np.concatenate(filled) if filled else np.empty((0, width), np.float32))
-    return Pooled(vector_PD, scale_P, np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64))
+    counts = np.array([len(vector_GD) for vector_GD in vectors], np.int64)
+    vector_PD, scale_P = quantise(np.concatenate([vectors[0][:0], *vectors]) if vectors else frame_TD[:0])
+    return Pooled(vector_PD, scale_P, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
 
-def _pool_alike(clips: Sequence[Moments], most: int, budget: float) -> list[Float32]:
-    """Pooled vectors, float32 [G, D] each, of clips that have as many tokens each."""
-    frame_NFD = np.stack([clip.frame_FD for clip in clips]).astype(np.float32, copy=False)
-    video_NVD = np.stack([clip.video_VD for clip in clips]).astype(np.float32, copy=False)
-    frame_time_NF = np.stack([clip.frame_time_F for clip in clips])
-    video_time_NV = np.stack([clip.video_time_V for clip in clips])
+def _pool_alike(
+    frame_NFD: Float32, frame_time_NF: Float32, video_NVD: Float32, video_time_NV: Float32, most: int, budget: float
+) -> list[Float32]:
+    """Pooled vectors, float32 [G, D] each, of clips that have as many tokens each, at least one."""
     if not frame_NFD.shape[1]:  # nothing but video tokens: they are the moments
         frame_NFD, video_NVD = video_NVD, frame_NFD
         frame_time_NF, video_time_NV = video_time_NV, frame_time_NF
-    if not frame_NFD.shape[1]:
-        return [np.empty((0, frame_NFD.shape[2]), np.float32)] * len(clips)
-    belongs_NSV = _seen_at(frame_time_NF, video_time_NV)
-    slot_NSD, weight_S = _slots(frame_NFD, video_NVD, belongs_NSV)
+    belongs_NFV = _seen_at(frame_time_NF, video_time_NV)
+    slot_NSD, weight_S = _slots(frame_NFD, video_NVD, belongs_NFV)
     label_NS, count_N = _groups(slot_NSD, weight_S, most, budget)
     label_NF = np.repeat(label_NS, weight_S.astype(np.int64), axis=1)
-    return _means(frame_NFD, video_NVD, belongs_NSV, label_NF, count_N)
+    return _means(frame_NFD, video_NVD, belongs_NFV, label_NF, count_N)
 
 
 def _seen_at(frame_time_NF: Float32, video_time_NV: Float32) -> Float32:
