@@ -33,6 +33,7 @@ REQUIRED_MEMBERS = (
     "manifest",
 )  # fmt: skip
 SCALE_MEMBERS = ("frame_scale_T", "video_scale_T")
+POOLED_MEMBERS = ("pooled_PD", "pooled_scale_P", "pooled_offsets")  # all or none of them
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class RowGroup:
     """Members whose rows belong to the clips by the same offsets: clip `i` owns rows `offsets[i]:offsets[i+1]` of each.
 
     offsets None: row `i` is clip `i`'s. A store that lacks a member of the group lacks it for all clips. The first member of a group with
-    offsets is in every store. Whoever copies clips follows this table and knows nothing else of what a clip is made of.
+    offsets is in every store that we write. Whoever copies clips follows this table and knows nothing else of what a clip is made of.
     """
 
     offsets: str | None
@@ -50,6 +51,7 @@ class RowGroup:
 ROW_GROUPS = (
     RowGroup("frame_offsets", ("frame_time_T", "frame_TD", "frame_scale_T")),
     RowGroup("video_offsets", ("video_time_T", "video_TD", "video_scale_T")),
+    RowGroup("pooled_offsets", ("pooled_scale_P", "pooled_PD")),
     RowGroup("clip_ids_offsets", ("clip_ids_bytes",)),
     RowGroup("clip_paths_offsets", ("clip_paths_bytes",)),
     RowGroup("clip_meta_offsets", ("clip_meta",)),
@@ -63,6 +65,7 @@ _FIXED_DTYPES = {
     "frame_offsets": "int64", "video_offsets": "int64",
     "frame_time_T": "float32", "video_time_T": "float32",
     "frame_scale_T": "float32", "video_scale_T": "float32",
+    "pooled_PD": "int8", "pooled_scale_P": "float32", "pooled_offsets": "int64",
     "clip_ids_bytes": "uint8", "clip_ids_offsets": "int64",
     "clip_paths_bytes": "uint8", "clip_paths_offsets": "int64",
     "clip_meta": "uint8", "clip_meta_offsets": "int64",
@@ -142,7 +145,7 @@ def check_member(name: str, header: ArrayHeader, where: str) -> np.dtype[np.gene
         raise StoreError(f"{where}: member '{name}' has an unknown dtype {header.descr!r}", f"expected {' or '.join(expected)}") from None
     if dtype.newbyteorder("=").name not in expected:
         raise StoreError(f"{where}: member '{name}' has dtype {dtype.name}", f"expected {' or '.join(expected)}")
-    dimensions = 2 if name in TOKEN_MEMBERS else 1
+    dimensions = 2 if name in TOKEN_MEMBERS or name == "pooled_PD" else 1
     if len(header.shape) != dimensions:
         raise StoreError(
             f"{where}: member '{name}' has shape {header.shape}", f"expected {dimensions} dimension{'s' if dimensions > 1 else ''}"

@@ -22,6 +22,7 @@ from vctool.store.tokens import Float32, quantise
 MOST = 4  # vectors a clip: four rows cost a sixth of a scan of 26; docs/scoring.md has what fewer and more were worth
 BUDGET = 0.08  # mean squared distance; tokens of one scene (cosine 0.94 to each other) are at 0.06, two scenes at 0.15 and more
 
+_SHORTEST = np.float32(1e-6)
 _SLOTS = 32  # longer clips are first averaged to so many pieces: grouping takes time with the square of the count
 _BLOCK = 1 << 21  # float32 values of one block: 8 MiB, and a few times that while it is worked on
 
@@ -55,20 +56,36 @@ def pool(
     """
     start_N2 = np.stack([np.cumsum(frame_count_N) - frame_count_N, np.cumsum(video_count_N) - video_count_N], axis=1)
     count_N2 = np.stack([frame_count_N, video_count_N], axis=1)
-    vectors: list[Float32] = [np.empty((0, frame_TD.shape[1]), np.float32)] * len(frame_count_N)
+    width = frame_TD.shape[1]
+    vectors: list[Float32] = [np.empty((0, width), np.float32)] * len(frame_count_N)
     for frames, videos in np.unique(count_N2, axis=0).tolist():
         alike = np.flatnonzero((count_N2 == (frames, videos)).all(axis=1))
-        at_once = max(1, _BLOCK // max(1, (frames + videos) * frame_TD.shape[1]))
+        at_once = max(1, _BLOCK // max(1, (frames + videos) * width))
         for first in range(0, len(alike) if frames + videos else 0, at_once):
             block = alike[first : first + at_once]
-            frame_NF = start_N2[block, :1] + np.arange(frames)
-            video_NV = start_N2[block, 1:] + np.arange(videos)
-            found = _pool_alike(frame_TD[frame_NF], frame_time_T[frame_NF], video_TD[video_NV], video_time_T[video_NV], most, budget)
+            frame_at, video_at = (_rows(start_N2[block, place], count) for place, count in ((0, frames), (1, videos)))
+            frame_NFD, video_NVD = (
+                frame_TD[frame_at].reshape(len(block), frames, width),
+                video_TD[video_at].reshape(len(block), videos, width),
+            )
+            frame_time_NF, video_time_NV = (
+                frame_time_T[frame_at].reshape(len(block), frames),
+                video_time_T[video_at].reshape(len(block), videos),
+            )
+            found = _pool_alike(frame_NFD, frame_time_NF, video_NVD, video_time_NV, most, budget)
             for index, vector_GD in zip(block.tolist(), found, strict=True):
                 vectors[index] = vector_GD
     counts = np.array([len(vector_GD) for vector_GD in vectors], np.int64)
     vector_PD, scale_P = quantise(np.concatenate([vectors[0][:0], *vectors]) if vectors else frame_TD[:0])
     return Pooled(vector_PD, scale_P, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+
+def _rows(start_N: Int64, count: int) -> slice | Int64:
+    """The rows of clips with `count` tokens each, as a slice where they lie end to end: nothing is copied then."""
+    if (np.diff(start_N) == count).all():
+        return slice(int(start_N[0]), int(start_N[-1]) + count)
+    rows: Int64 = (start_N[:, None] + np.arange(count)).reshape(-1)
+    return rows
 
 
 def _pool_alike(
@@ -78,36 +95,38 @@ def _pool_alike(
     if not frame_NFD.shape[1]:  # nothing but video tokens: they are the moments
         frame_NFD, video_NVD = video_NVD, frame_NFD
         frame_time_NF, video_time_NV = video_time_NV, frame_time_NF
-    belongs_NFV = _seen_at(frame_time_NF, video_time_NV)
-    slot_NSD, weight_S = _slots(frame_NFD, video_NVD, belongs_NFV)
-    label_NS, count_N = _groups(slot_NSD, weight_S, most, budget)
-    label_NF = np.repeat(label_NS, weight_S.astype(np.int64), axis=1)
-    return _means(frame_NFD, video_NVD, belongs_NFV, label_NF, count_N)
-
-
-def _seen_at(frame_time_NF: Float32, video_time_NV: Float32) -> Float32:
-    """1 where a video token was seen at a frame's time (the nearest one's), else 0: float32 [N, F, V]."""
-    with np.errstate(invalid="ignore"):
-        apart_NFV = np.abs(frame_time_NF[:, :, None] - video_time_NV[:, None, :])
-    known_NFV = np.isfinite(apart_NFV)
-    nearest_NV = np.where(known_NFV, apart_NFV, np.inf).argmin(axis=1)
-    own_NFV = nearest_NV[:, None, :] == np.arange(frame_time_NF.shape[1])[None, :, None]
-    return (own_NFV & known_NFV).astype(np.float32)
-
-
-def _slots(frame_NFD: Float32, video_NVD: Float32, belongs_NFV: Float32) -> tuple[Float32, Float32]:
-    """What is grouped, float32 [N, S, D], and how many frames each slot is: a frame with the video tokens of its time, averaged."""
-    frames = frame_NFD.shape[1]
-    slot_NFD = frame_NFD
+    frame_NSD, weight_S = _slots(frame_NFD)
+    time_NS1, _ = _slots(frame_time_NF[:, :, None])
+    belongs_NSV = _seen_at(time_NS1[:, :, 0], video_time_NV)
+    slot_NSD = frame_NSD
     if video_NVD.shape[1]:
-        seen_NF = belongs_NFV.sum(axis=2)
-        video_NFD = np.matmul(belongs_NFV, video_NVD)
-        slot_NFD = (frame_NFD + video_NFD) / (1 + seen_NF)[:, :, None]
-    edges = np.linspace(0, frames, min(frames, _SLOTS) + 1).astype(np.int64)
+        seen_NS1 = belongs_NSV.sum(axis=2, keepdims=True)
+        slot_NSD = np.matmul(belongs_NSV / np.maximum(seen_NS1, 1), video_NVD)
+        slot_NSD += frame_NSD
+        slot_NSD /= np.where(seen_NS1 > 0, np.float32(2), np.float32(1))
+    label_NS, count_N = _groups(slot_NSD, weight_S, most, budget)
+    return _means(frame_NSD, weight_S, video_NVD, belongs_NSV, label_NS, count_N)
+
+
+def _slots(value_NFX: Float32) -> tuple[Float32, Float32]:
+    """The frames, or where they are many the means of `_SLOTS` pieces of the clip, float32 [N, S, X]; and how many frames each is of."""
+    frames = value_NFX.shape[1]
+    if frames <= _SLOTS:
+        return value_NFX, np.ones(frames, np.float32)
+    edges = np.linspace(0, frames, _SLOTS + 1).astype(np.int64)
     weight_S = np.diff(edges).astype(np.float32)
-    if frames > _SLOTS:
-        slot_NFD = np.add.reduceat(slot_NFD, edges[:-1], axis=1) / weight_S[None, :, None]
-    return slot_NFD, weight_S
+    mean_NSX = np.add.reduceat(value_NFX, edges[:-1], axis=1) / weight_S[:, None]
+    return mean_NSX.astype(np.float32, copy=False), weight_S
+
+
+def _seen_at(time_NS: Float32, video_time_NV: Float32) -> Float32:
+    """1 where a video token was seen at a slot's time (the nearest one's), else 0: float32 [N, S, V]."""
+    apart_NSV = np.abs(time_NS[:, :, None] - video_time_NV[:, None, :])
+    known_NSV = np.isfinite(apart_NSV)
+    nearest_NV = np.where(known_NSV, apart_NSV, np.inf).argmin(axis=1)
+    own_NSV = nearest_NV[:, None, :] == np.arange(time_NS.shape[1])[None, :, None]
+    found: Float32 = (own_NSV & known_NSV).astype(np.float32)
+    return found
 
 
 def _groups(slot_NSD: Float32, weight_S: Float32, most: int, budget: float) -> tuple[Int64, Int64]:
@@ -118,8 +137,9 @@ def _groups(slot_NSD: Float32, weight_S: Float32, most: int, budget: float) -> t
     clips, slots, _ = slot_NSD.shape
     label_NS = np.zeros((clips, slots), np.int64)
     count_N = np.ones(clips, np.int64)
-    mean_ND = np.einsum("nsd,s->nd", slot_NSD, weight_S / weight_S.sum())
-    spread_N = np.einsum("nsd,nsd,s->n", slot_NSD, slot_NSD, weight_S / weight_S.sum()) - np.einsum("nd,nd->n", mean_ND, mean_ND)
+    share_S = weight_S / weight_S.sum()
+    mean_ND = np.matmul(share_S, slot_NSD)
+    spread_N = np.einsum("nsd,nsd->ns", slot_NSD, slot_NSD) @ share_S - np.einsum("nd,nd->n", mean_ND, mean_ND)
     open_ = np.flatnonzero(spread_N > budget)  # one group is not enough: a scene or more to tell apart
     if most > 1 and len(open_):
         label_NS[open_], count_N[open_] = _ward(slot_NSD[open_], weight_S, most, budget * float(weight_S.sum()))
@@ -161,15 +181,19 @@ def _ward(slot_NSD: Float32, weight_S: Float32, most: int, allowed: float) -> tu
     return np.take_along_axis(number_NS, label_NS, axis=1), present_NS.sum(axis=1)
 
 
-def _means(frame_NFD: Float32, video_NVD: Float32, belongs_NFV: Float32, label_NF: Int64, count_N: Int64) -> list[Float32]:
+def _means(
+    frame_NSD: Float32, weight_S: Float32, video_NVD: Float32, belongs_NSV: Float32, label_NS: Int64, count_N: Int64
+) -> list[Float32]:
+    """The groups' vectors, float32 [G, D] for each clip."""
     most = int(count_N.max(initial=1))
-    own_NGF = (label_NF[:, None, :] == np.arange(most)[None, :, None]).astype(np.float32)
-    mean_NGD = np.matmul(own_NGF / np.maximum(own_NGF.sum(axis=2, keepdims=True), 1), frame_NFD)
+    own_NGS = (label_NS[:, None, :] == np.arange(most)[None, :, None]).astype(np.float32)
+    share_NGS = own_NGS * weight_S
+    mean_NGD = np.matmul(share_NGS / np.maximum(share_NGS.sum(axis=2, keepdims=True), 1), frame_NSD)
     if video_NVD.shape[1]:
-        timeless_N1V = (belongs_NFV.sum(axis=1, keepdims=True) == 0).astype(np.float32)
-        own_NGV = np.matmul(own_NGF, belongs_NFV) + timeless_N1V
+        timeless_N1V = (belongs_NSV.sum(axis=1, keepdims=True) == 0).astype(np.float32)
+        own_NGV = np.matmul(own_NGS, belongs_NSV) + timeless_N1V
         mean_NGD += np.matmul(own_NGV / np.maximum(own_NGV.sum(axis=2, keepdims=True), 1), video_NVD)
     length_NG1 = np.sqrt(np.einsum("ngd,ngd->ng", mean_NGD, mean_NGD))[:, :, None]
-    # Tokens that cancel out have no direction: their vector stays short, and not zero, which int8 with a scale cannot hold.
-    mean_NGD /= np.maximum(length_NG1, np.float32(1e-6))
+    mean_NGD /= np.maximum(length_NG1, _SHORTEST)
+    mean_NGD[length_NG1[:, :, 0] == 0, 0] = _SHORTEST  # tokens that cancel out; a row of zeros would have no scale
     return [vector_GD[:count] for vector_GD, count in zip(mean_NGD, count_N.tolist(), strict=True)]

@@ -24,6 +24,7 @@ from vctool.errors import StoreError, VerificationError
 from vctool.store.archive import Member, inflate, read_members, same_container
 from vctool.store.format import (
     BRANCHES,
+    POOLED_MEMBERS,
     REQUIRED_MEMBERS,
     ROW_GROUPS,
     SCALE_MEMBERS,
@@ -33,6 +34,7 @@ from vctool.store.format import (
     parse_npy_header,
 )
 from vctool.store.paths import absolute_path
+from vctool.store.pooled import Pooled
 from vctool.store.tokens import ClipTokens, Float32, dequantise
 
 Int64 = npt.NDArray[np.int64]
@@ -99,6 +101,14 @@ class TokenStore:
     def dtype(self) -> str:
         """`float16`, `int8`, or `float32` in a file of foreign make."""
         return self.frame_TD.dtype.name
+
+    @property
+    def pooled(self) -> Pooled | None:
+        """What the first stage of a search reads, mapped; None in a file of foreign make or of an older version."""
+        if "pooled_PD" not in self._arrays:
+            return None
+        vector_PD, scale_P, offsets = (cast(Any, self._arrays[name]) for name in POOLED_MEMBERS)
+        return Pooled(vector_PD, scale_P, offsets)
 
     def __len__(self) -> int:
         return len(self.frame_offsets) - 1
@@ -271,12 +281,25 @@ class TokenStore:
             for name in (f"{branch}_time_T", f"{branch}_scale_T"):
                 if name in self._arrays and len(self._arrays[name]) != tokens:
                     raise StoreError(f"{where}: '{name}' has {len(self._arrays[name])} values for {tokens} tokens", _REBUILD)
+        self._check_pooled(clips)
         for name in ("clip_ids", "clip_paths", "clip_meta"):
             values = self._arrays[name if name == "clip_meta" else f"{name}_bytes"]
             _check_offsets(self._arrays[f"{name}_offsets"], f"{name}_offsets", clips, len(values), where)
         for key, value in (("clips", clips), ("dim", self.dim), ("dtype", self.dtype)):
             if self.manifest.get(key, value) != value:
                 raise StoreError(f"{where}: the manifest says {key} {self.manifest[key]!r}, the arrays {value!r}", _REBUILD)
+
+    def _check_pooled(self, clips: int) -> None:
+        where, found = str(self.path), [name for name in POOLED_MEMBERS if name in self._arrays]
+        if not found:
+            return
+        if len(found) < len(POOLED_MEMBERS):
+            lost = ", ".join(name for name in POOLED_MEMBERS if name not in found)
+            raise StoreError(f"{where}: has pooled vectors without member {lost}", _REBUILD)
+        vector_PD, scale_P, offsets = (self._arrays[name] for name in POOLED_MEMBERS)
+        if vector_PD.shape[1] != self.dim or len(scale_P) != len(vector_PD):
+            raise StoreError(f"{where}: 'pooled_PD' has shape {vector_PD.shape} for {len(scale_P)} scales and width {self.dim}", _REBUILD)
+        _check_offsets(offsets, "pooled_offsets", clips, len(vector_PD), where)
 
     def _position(self, index: int) -> int:
         if not -len(self) <= index < len(self):
@@ -323,7 +346,7 @@ def _known_members(members: list[Member], where: str) -> dict[str, Member]:
         raise StoreError(
             f"{where}: not a token store: missing {', '.join(missing)}", "build one with `vctool index`; docs/format.md lists the members"
         )
-    return {name: m for name, m in found.items() if name in REQUIRED_MEMBERS or name in SCALE_MEMBERS}
+    return {name: m for name, m in found.items() if name in (*REQUIRED_MEMBERS, *SCALE_MEMBERS, *POOLED_MEMBERS)}
 
 
 def _read_manifest(text: AnyArray, where: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +25,10 @@ from vctool.store.format import BRANCHES, GROUP_OF, ROW_GROUPS, SCHEMA, STORE_DT
 from vctool.store.interface import Store
 from vctool.store.parts import ArrayPart, Part, refuse, remove_stale, replacing
 from vctool.store.paths import relative_path
+from vctool.store.pooled import pool
 from vctool.store.reader import TokenStore
 from vctool.store.token_rows import TokenRows
-from vctool.store.tokens import ClipTokens, Float32, checked_tokens, encode_tokens
+from vctool.store.tokens import ClipTokens, Float32, checked_tokens, dequantise, encode_tokens
 
 Int64 = npt.NDArray[np.int64]
 
@@ -37,6 +38,10 @@ _COPY_CLIPS = 4096  # clips copied at once
 # The member that stands for its group when rows are counted.
 _COUNTED = tuple(group.members[0] for group in ROW_GROUPS if group.offsets is not None)
 _OFFSETS = tuple(group.offsets for group in ROW_GROUPS if group.offsets is not None)
+
+
+# Each member's new rows, and rows of each clip by the name of their offsets.
+_Tokens = tuple[dict[str, AnyArray], dict[str, Int64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +96,8 @@ class StoreWriter:
                 width = None if values.ndim == 1 else values.shape[1] if self._dim else 0
                 self._parts[f"{branch}_{name}"] = Part(folder, values.dtype, width)
             self._parts[f"{branch}_time_T"] = Part(folder, time)
+        self._parts["pooled_PD"] = Part(folder, np.dtype(np.int8), self._dim or 0)
+        self._parts["pooled_scale_P"] = Part(folder, time)
         for name in ("clip_ids_bytes", "clip_paths_bytes", "clip_meta"):
             self._parts[name] = Part(folder, np.dtype(np.uint8))
 
@@ -116,9 +123,8 @@ class StoreWriter:
         dim = self._dim if self._dim is not None else frame_FD.shape[1]
         video_VD, video_time_V = checked_tokens(clip.video_VD, clip.video_time_V, dim, clip.id, "video")
         counts = [np.array([len(rows)], np.int64) for rows in (frame_FD, video_VD)]
-        tokens = self._encoded((frame_FD, video_VD), counts)
-        times = {"frame_time_T": frame_time_F, "video_time_T": video_time_V}
-        self._append(self._block([clip.id], [clip.path], [clip.meta], tokens | times, counts), dim)
+        tokens = self._encoded((frame_FD, video_VD), (frame_time_F, video_time_V), counts)
+        self._append(self._block([clip.id], [clip.path], [clip.meta], tokens), dim)
 
     def add_many(
         self,
@@ -147,14 +153,12 @@ class StoreWriter:
             names = ids[start:stop]
             branches = [source.checked(start, stop, names, kind, dim, self.path) for kind, source in (("frame", frame), ("video", video))]
             counts = [count_N for _, _, count_N in branches]
-            tokens = self._encoded((branches[0][0], branches[1][0]), counts)
-            times = {"frame_time_T": branches[0][1], "video_time_T": branches[1][1]}
+            tokens = self._encoded((branches[0][0], branches[1][0]), (branches[0][1], branches[1][1]), counts)
             block = self._block(
                 names,
                 [""] * len(names) if paths is None else paths[start:stop],
                 [{}] * len(names) if metas is None else metas[start:stop],
-                tokens | times,
-                counts,
+                tokens,
             )
             self._append(block, dim)
 
@@ -205,6 +209,11 @@ class StoreWriter:
             counts |= {offsets: np.array([len(text) for text in texts], np.int64)}
         for one in ids:
             _id_bytes(one)
+        if "pooled_offsets" not in counts:
+            branches = [dequantise(rows[f"{branch}_TD"], cast(Any, rows.get(f"{branch}_scale_T"))) for branch in BRANCHES]
+            times = (cast(Float32, rows["frame_time_T"]), cast(Float32, rows["video_time_T"]))
+            pooled_rows, pooled_counts = _pooled((branches[0], branches[1]), times, [counts[f"{branch}_offsets"] for branch in BRANCHES])
+            rows, counts = rows | pooled_rows, counts | pooled_counts
         self._append(_Block(ids, rows, counts), store.dim)
 
     def _require_alike(self, store: TokenStore, index: int) -> None:
@@ -247,19 +256,22 @@ class StoreWriter:
         for part in self._parts.values():
             part.close()
 
-    def _encoded(self, branches: tuple[Float32, Float32], counts: Sequence[Int64]) -> dict[str, AnyArray]:
-        found: dict[str, AnyArray] = {}
-        for branch, token_TD, count_N in zip(BRANCHES, branches, counts, strict=True):
-            found |= {f"{branch}_{name}": values for name, values in encode_tokens(token_TD, count_N, self.dtype).items()}
-        return found
+    def _encoded(self, branches: tuple[Float32, Float32], times: tuple[Float32, Float32], counts: Sequence[Int64]) -> _Tokens:
+        rows: dict[str, AnyArray] = {}
+        lengths: dict[str, Int64] = {}
+        for branch, token_TD, time_T, count_N in zip(BRANCHES, branches, times, counts, strict=True):
+            rows |= {f"{branch}_{name}": values for name, values in encode_tokens(token_TD, count_N, self.dtype).items()}
+            rows[f"{branch}_time_T"] = time_T
+            lengths[f"{branch}_offsets"] = count_N
+        pooled_rows, pooled_counts = _pooled(branches, times, counts)
+        return rows | pooled_rows, lengths | pooled_counts
 
     def _block(
         self,
         ids: Sequence[str],
         paths: Sequence[str],
         metas: Sequence[Mapping[str, Any]],
-        tokens: Mapping[str, AnyArray],
-        counts: Sequence[Int64],
+        tokens: _Tokens,
     ) -> _Block:
         texts = {
             "clip_ids": [_id_bytes(one) for one in ids],
@@ -268,8 +280,8 @@ class StoreWriter:
         }
         rows = {name if name == "clip_meta" else f"{name}_bytes": _joined(one) for name, one in texts.items()}
         lengths = {f"{name}_offsets": np.array([len(text) for text in one], np.int64) for name, one in texts.items()}
-        branches = {f"{branch}_offsets": count_N for branch, count_N in zip(BRANCHES, counts, strict=True)}
-        return _Block(ids, {**tokens, **rows}, branches | lengths)
+        token_rows, token_counts = tokens
+        return _Block(ids, token_rows | rows, token_counts | lengths)
 
     def _append(self, block: _Block, dim: int) -> None:
         self._require_open()
@@ -379,6 +391,11 @@ def _plain_lines(text: AnyArray, counts: Int64) -> bool:
     if not data.isascii() or data.count(b"\n") != len(counts) or not counts.all():
         return False
     return bool((text[np.cumsum(counts) - 1] == ord("\n")).all())
+
+
+def _pooled(branches: tuple[Float32, Float32], times: tuple[Float32, Float32], counts: Sequence[Int64]) -> _Tokens:
+    found = pool(branches[0], times[0], counts[0], branches[1], times[1], counts[1])
+    return {"pooled_PD": found.vector_PD, "pooled_scale_P": found.scale_P}, {"pooled_offsets": np.diff(found.offsets)}
 
 
 def _joined(texts: Sequence[bytes]) -> AnyArray:
