@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vctool.config import ModelConfig, QueryConfig
 from vctool.models.backbone import Backbone
-from vctool.models.interaction import BranchScores, mean_max_sim
+from vctool.models.interaction import BranchScores, ScoreKernel, mean_max_sim
 from vctool.models.temporal import build_temporal_encoder
 
 
@@ -48,7 +48,12 @@ def counted_tokens(config: QueryConfig, attention_mask_BL: Tensor) -> Tensor:
 
 
 class VideoColBERT(nn.Module):
-    """Backbone, temporal encoder and query policy; every output token is L2-normalised."""
+    """Backbone, temporal encoder and query policy; every output token is L2-normalised.
+
+    score_kernel: what multiplies tokens in `score`, see `mean_max_sim`; a matter of the machine, not of the model.
+    """
+
+    score_kernel: ScoreKernel = "auto"
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
         super().__init__()
@@ -85,11 +90,11 @@ class VideoColBERT(nn.Module):
         flat = self.backbone.frame_map(frame_CFHWC.reshape(clips * frames, *frame_CFHWC.shape[2:]))
         return self.encode_maps(flat.reshape(clips, frames, *flat.shape[1:]), frame_mask_CF)
 
-    def score(self, query: QueryTokens, video: VideoTokens, *, chunk: int | None = None) -> BranchScores:
+    def score(self, query: QueryTokens, video: VideoTokens) -> BranchScores:
         """MMS_F and MMS_V of every query against every clip, as the model's interaction asks."""
-        wanted = self.config.interaction
-        frame = mean_max_sim(*query, video.frame_CFD, video.frame_mask_CF, chunk=chunk) if "f" in wanted else None
-        clip = mean_max_sim(*query, video.video_CVD, video.video_mask_CV, chunk=chunk) if "v" in wanted else None
+        wanted, kernel = self.config.interaction, self.score_kernel
+        frame = mean_max_sim(*query, video.frame_CFD, video.frame_mask_CF, kernel=kernel) if "f" in wanted else None
+        clip = mean_max_sim(*query, video.video_CVD, video.video_mask_CV, kernel=kernel) if "v" in wanted else None
         return BranchScores(frame, clip)
 
     def trainable_state(self) -> dict[str, Tensor]:

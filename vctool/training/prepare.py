@@ -83,6 +83,7 @@ def make_model(recipe: Recipe, device: torch.device) -> tuple[VideoColBERT, Retr
     if tokenizer is not None and isinstance(model.backbone, OpenClipBackbone):
         model.backbone.tokenizer_file = tokenizer
     freeze_pretrained(model, recipe.optim.freeze_backbone)
+    model.score_kernel = recipe.optim.score_kernel
     loss = RetrievalLoss(_loss_config(recipe, model))
     return model.to(device).train(), loss.to(device)
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from vctool.config import ModelConfig, from_dict
 from vctool.errors import InputError, UsageProblem
+from vctool.models.interaction import ScoreKernel
 from vctool.models.losses import LossConfig
 from vctool.training.toml_writer import to_toml
 
@@ -72,6 +73,7 @@ class OptimConfig:
     warmup: share of all steps with a rising rate; then a cosine down to `final_lr` times the peak. epochs, or steps if
     given. batch: clips a batch aims at (a group is never cut, so a few more or fewer). accumulate: batches a step; each is
     scored on its own, so it adds no negatives. freeze_backbone: train on cached features, minutes instead of hours.
+    score_kernel: what computes MeanMaxSim: `triton` (NVIDIA GPUs), `tiled` (any device), or `auto`, the first that can.
     """
 
     lr: float = 1e-4
@@ -87,6 +89,7 @@ class OptimConfig:
     clip_norm: float = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     freeze_backbone: bool = False
+    score_kernel: ScoreKernel = "auto"
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ FREE_KEYS = frozenset(
         "run.output",
         # how the work is done and told
         "data.workers",
+        "optim.score_kernel",
         "run.name",
         "run.log_every",
         "run.checkpoint_every",
