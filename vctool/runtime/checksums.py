@@ -34,7 +34,8 @@ def sha256_of(path: Path) -> str:
 
 
 def write_checksums(model_dir: str | Path) -> dict[str, FileRecord]:
-    """Record every file of `model_dir` but `checksums.json` itself and hidden files; the record is written last and moved into place.
+    """Record every file of `model_dir` but `checksums.json` itself, hidden files, and engines, which are a cache with records of
+    their own; the record is written last and moved into place.
 
     Call it after the last change to the directory. Returns what was written, by posix path relative to `model_dir`.
     """
@@ -42,7 +43,9 @@ def write_checksums(model_dir: str | Path) -> dict[str, FileRecord]:
     records: dict[str, FileRecord] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if path.is_file() and name.as_posix() != CHECKSUMS_FILE and not any(part.startswith(".") for part in name.parts):
+        if name.parts[0] == "tensorrt" or any(part.startswith(".") for part in name.parts):
+            continue
+        if path.is_file() and name.as_posix() != CHECKSUMS_FILE:
             records[name.as_posix()] = FileRecord(sha256_of(path), path.stat().st_size)
     files = {name: {"sha256": r.sha256, "bytes": r.bytes} for name, r in records.items()}
     temporary = folder / f".{CHECKSUMS_FILE}.tmp"

@@ -1,0 +1,75 @@
+"""Named optimisation profiles: which shapes an engine is built for, and tuned to.
+
+`interactive`: one query, one clip. `bulk`: as many as an index run sends at once; larger batches are split by the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from vctool.config import ModelConfig
+from vctool.errors import ModelError, UsageProblem
+from vctool.runtime.engine_file import Profile, Range
+
+MAX_BATCH = 32
+"""Clips (or queries) of the bulk profile."""
+LONGEST_CLIP = 64
+"""Frames of one clip that the interactive profile takes, where the temporal encoder has no limit of its own."""
+
+Axis = tuple[int, int, int]  # min, opt, max
+
+
+def profiles_for(
+    graph: str, inputs: Mapping[str, Sequence[int | str]], config: ModelConfig, max_batch: int = MAX_BATCH
+) -> tuple[Profile, ...]:
+    """The profiles of a graph. inputs: sides of each input, dynamic ones as the name they have in the graph.
+
+    A graph without dynamic axes has one profile, `fixed`. Raises UsageProblem for a batch below 1, ModelError for an axis that no
+    profile has a range for.
+    """
+    if max_batch < 1:
+        raise UsageProblem(f"a batch of {max_batch} is not possible", "use --max-batch with 1 or more")
+    if all(isinstance(side, int) for sides in inputs.values() for side in sides):
+        fixed: dict[str, Range] = {name: (_ints(s), _ints(s), _ints(s)) for name, s in inputs.items()}
+        return (Profile("fixed", fixed),)
+    axes = _axes(graph, config, max_batch)
+    built = []
+    for name in ("interactive", "bulk"):
+        ranges: dict[str, Range] = {}
+        for source, sides in inputs.items():
+            columns = [_range(graph, source, at, side, axes[name]) for at, side in enumerate(sides)]
+            low, best, high = zip(*columns, strict=True) if columns else ((), (), ())
+            ranges[source] = (low, best, high)
+        built.append(Profile(name, ranges))
+    return tuple(built)
+
+
+def _axes(graph: str, config: ModelConfig, max_batch: int) -> dict[str, dict[str, Axis]]:
+    """Ranges by profile, and by place: axis 0 is `batch`, every later axis `inner`."""
+    frames = config.frames
+    longest = config.temporal.max_frames if config.temporal.kind == "transformer" else max(LONGEST_CLIP, frames)
+    many = max(1, max_batch // 2)
+    if graph == "text":
+        # Where the length is dynamic, a typical sentence has a dozen tokens.
+        length = (1, min(12, config.query.max_length), config.query.max_length)
+        return {"interactive": {"batch": (1, 1, 1), "inner": length}, "bulk": {"batch": (1, many, max_batch), "inner": length}}
+    if graph == "frame":
+        one, lot = (1, frames, longest), (1, frames * many, max(frames * max_batch, longest))
+        return {"interactive": {"batch": one}, "bulk": {"batch": lot}}
+    if graph == "temporal":
+        inner = (1, frames, longest)
+        return {"interactive": {"batch": (1, 1, 1), "inner": inner}, "bulk": {"batch": (1, many, max_batch), "inner": inner}}
+    return {"interactive": {}, "bulk": {}}
+
+
+def _range(graph: str, source: str, at: int, side: int | str, axes: Mapping[str, Axis]) -> Axis:
+    if isinstance(side, int):
+        return side, side, side
+    found = axes.get("batch" if at == 0 else "inner")
+    if found is None:
+        raise ModelError(f"graph {graph}: axis {at} ('{side}') of {source} is dynamic, and no profile has a range for it")
+    return found
+
+
+def _ints(sides: Sequence[int | str]) -> tuple[int, ...]:
+    return tuple(int(side) for side in sides)
