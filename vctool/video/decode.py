@@ -9,20 +9,21 @@ from pathlib import Path
 
 from vctool.errors import UsageProblem, VctoolError, VideoError
 from vctool.video.reader import DecodedFrames, FrameReader, Picture, Transform, TransformError, open_reader
+from vctool.video.sample import Sampling
 
 __all__ = ["DecodedFrames", "decode_frames", "guarded", "read_frames"]
 
 
 def decode_frames(
     path: str | Path,
-    count: int,
+    count: int | Sampling,
     *,
     start: float | None = None,
     end: float | None = None,
     decoder: str = "pyav",
     transform: Transform | None = None,
 ) -> DecodedFrames:
-    """Decode at most `count` frames, evenly spread over the presented frames of `[start, end)` seconds.
+    """Decode at most `count` frames, evenly spread over the presented frames of `[start, end)` seconds, or as a `Sampling` says.
 
     start, end: seconds from the first presented picture; None is the beginning or the end of the file.
     transform: called with each kept frame (uint8 `[H, W, 3]` RGB after rotation) as soon as it is decoded; what it
@@ -38,22 +39,21 @@ def decode_frames(
 def read_frames(
     reader: FrameReader,
     path: str | Path,
-    count: int,
+    count: int | Sampling,
     *,
     start: float | None = None,
     end: float | None = None,
     transform: Transform | None = None,
 ) -> DecodedFrames:
     """`decode_frames` with a reader that is kept between calls: pieces of one file then share one reading of its timeline."""
-    if count < 1:
-        raise UsageProblem(f"the number of frames must be at least 1, not {count}")
+    sampling = count if isinstance(count, Sampling) else Sampling(count)
     for name, value in (("start", start), ("end", end)):
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise UsageProblem(f"{name} must be a number of seconds, 0 or more, not {value}")
     if start is not None and end is not None and end <= start:
         raise UsageProblem(f"the end of a piece must come after its start: {start:g}-{end:g} s")
     with guarded(Path(path)):
-        return reader.decode(Path(path), count, start, end, transform or _as_it_is)
+        return reader.decode(Path(path), sampling, start, end, transform or _as_it_is)
 
 
 @contextmanager

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vctool.errors import MissingExtraError, VideoError
 from vctool.video.container import opened, picture_stream
 from vctool.video.reader import DecodedFrames, Transform, VideoInfo, apply
-from vctool.video.sample import choose
+from vctool.video.sample import Sampling, choose
+from vctool.video.shots import find_shots
 
 
 class DecordReader:
@@ -32,13 +34,16 @@ class DecordReader:
     def probe(self, path: Path) -> VideoInfo:
         return self._open(path)[1]
 
-    def decode(self, path: Path, count: int, start: float | None, end: float | None, transform: Transform) -> DecodedFrames:
+    def decode(self, path: Path, sampling: Sampling, start: float | None, end: float | None, transform: Transform) -> DecodedFrames:
         video, info = self._open(path)
         assert info.frame_times_F is not None
-        chosen = choose(info, count, start, end)
+        chosen = choose(info, sampling, start, end, self.shots(path) if sampling.kind == "scenes" else None)
         # One at a time: `get_batch` would hold all of them at source size.
         frames = [apply(transform, video[int(i)].asnumpy()) for i in chosen]
         return DecodedFrames(frames, info.frame_times_F[chosen], info)
+
+    def shots(self, path: Path) -> NDArray[np.float64]:
+        return find_shots(path)  # PyAV's: decord keeps every picture at source size
 
     def _open(self, path: Path) -> tuple[Any, VideoInfo]:
         # PyAV reads the header first: decord says "Error reading" for a missing file, a folder and a text alike.

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from vctool.errors import VideoError
 from vctool.video.container import PacketSource, check_file, has_format, opened, picture_stream
 from vctool.video.reader import DecodedFrames, Picture, Transform, VideoInfo, apply
-from vctool.video.sample import choose
+from vctool.video.sample import Sampling, choose
+from vctool.video.shots import shot_starts
 from vctool.video.timeline import Timeline, retimed, scan
 
 # In these codecs a packet that is marked as a keyframe is one. In a GIF, for instance, every picture needs those before it.
@@ -34,14 +35,16 @@ class PyavReader:
 
     def __init__(self) -> None:
         self._last: tuple[tuple[Path, int, int], Timeline] | None = None
+        self._shots: tuple[Timeline, NDArray[np.float64]] | None = None
 
     def probe(self, path: Path) -> VideoInfo:
         return self._scan(path).info
 
-    def decode(self, path: Path, count: int, start: float | None, end: float | None, transform: Transform) -> DecodedFrames:
+    def decode(self, path: Path, sampling: Sampling, start: float | None, end: float | None, transform: Transform) -> DecodedFrames:
         timeline = self._scan(path)
+        shot_start_S = self.shots(path) if sampling.kind == "scenes" else None
         if timeline.trusted:
-            chosen = choose(timeline.info, count, start, end)
+            chosen = choose(timeline.info, sampling, start, end, shot_start_S)
             decoding = _Pass(path, timeline, transform)
             decoding.keep_times(timeline.pts_F[chosen])
             if len(decoding.frames) == len(chosen):
@@ -56,11 +59,17 @@ class PyavReader:
         times_F = times[order_F]
         duration = max(timeline.info.duration if timeline.trusted else 0.0, float(times_F[-1]) + timeline.step)
         info = replace(timeline.info, frame_times_F=times_F, frame_count=len(times_F), duration=duration)
-        chosen = choose(info, count, start, end)
+        chosen = choose(info, sampling, start, end, shot_start_S)
         decoding = _Pass(path, timeline, transform)
         decoding.keep_ordinals(np.sort(order_F[chosen]))
         never_came = timeline.info.frame_count - len(times_F) if timeline.trusted and timeline.whole else 0
         return replace(decoding.result(info, order_F, chosen), damaged=max(rehearsal.damaged, never_came))
+
+    def shots(self, path: Path) -> NDArray[np.float64]:
+        timeline = self._scan(path)
+        if self._shots is None or self._shots[0] is not timeline:
+            self._shots = (timeline, shot_starts(path, timeline))
+        return self._shots[1]
 
     def _scan(self, path: Path) -> Timeline:
         status = check_file(path)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vctool.errors import MissingExtraError, UsageProblem
+from vctool.video.sample import Sampling
 
 Picture = NDArray[np.uint8]  # [H, W, 3], RGB
 Transform = Callable[[Picture], Picture]
@@ -68,8 +69,11 @@ class FrameReader(Protocol):
     def probe(self, path: Path) -> VideoInfo:
         """Read a file's timeline. Raises VideoError, or anything else the library raises."""
 
-    def decode(self, path: Path, count: int, start: float | None, end: float | None, transform: Transform) -> DecodedFrames:
-        """Decode `count` frames of `[start, end)`. Raises VideoError, or anything else the library raises."""
+    def decode(self, path: Path, sampling: Sampling, start: float | None, end: float | None, transform: Transform) -> DecodedFrames:
+        """Decode the frames of `[start, end)` that `sampling` chooses. Raises VideoError, or anything else the library raises."""
+
+    def shots(self, path: Path) -> NDArray[np.float64]:
+        """When each shot of a file begins: float64 `[S]`, seconds, increasing from 0. Decodes the whole file. Raises as `decode`."""
 
 
 class TransformError(Exception):

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from vctool.config import PreprocessConfig, from_dict
 from vctool.errors import VctoolError, VideoError
-from vctool.video.decode import read_frames
-from vctool.video.reader import DecodedFrames, FrameReader, Transform, open_reader
+from vctool.video.decode import guarded, read_frames
+from vctool.video.reader import FrameReader, Transform, VideoInfo, open_reader
+from vctool.video.sample import Sampling
 
 Array = NDArray[Any]
 
@@ -66,12 +67,20 @@ def transform_for(config: PreprocessConfig | None) -> Transform | None:
     return cast(Transform, Preprocessor(config))
 
 
-def work(reader: FrameReader, job: dict[str, Any], count: int, transform: Transform | None) -> tuple[dict[str, Any], list[Array]]:
-    """Decode the clip of one job message into an answer message; whatever is wrong with the clip is in `error`."""
+def work(reader: FrameReader, job: dict[str, Any], sampling: Sampling, transform: Transform | None) -> tuple[dict[str, Any], list[Array]]:
+    """Decode the clip of one job message into an answer message; whatever is wrong with the clip is in `error`.
+
+    `what` is asked for: `frames`, or of the file as a whole its `info` or (with it) its `shots`.
+    """
     began = time.perf_counter()
     path = Path(job["path"])
     try:
-        decoded = read_frames(reader, path, count, start=job["start"], end=job["end"], transform=transform)
+        if job["what"] != "frames":
+            with guarded(path):
+                info = reader.probe(path)
+                arrays: list[Array] = [reader.shots(path)] if job["what"] == "shots" else []
+            return _answer(info, job["what"], time.perf_counter() - began), arrays
+        decoded = read_frames(reader, path, sampling, start=job["start"], end=job["end"], transform=transform)
         frames_FHWC = stacked(decoded.frames, path)
     except VideoError as problem:
         return {"error": problem.reason, "seconds": time.perf_counter() - began}, []
@@ -79,13 +88,12 @@ def work(reader: FrameReader, job: dict[str, Any], count: int, transform: Transf
         return {"error": problem.message, "seconds": time.perf_counter() - began}, []
     except Exception as problem:
         return {"error": f"{type(problem).__name__}: {problem}", "seconds": time.perf_counter() - began}, []
-    return _answer(decoded, time.perf_counter() - began), [frames_FHWC, decoded.times_F]
+    return _answer(decoded.info, "frames", time.perf_counter() - began, decoded.damaged), [frames_FHWC, decoded.times_F]
 
 
-def _answer(decoded: DecodedFrames, seconds: float) -> dict[str, Any]:
-    info = decoded.info
+def _answer(info: VideoInfo, what: str, seconds: float, damaged: int = 0) -> dict[str, Any]:
     about = [info.width, info.height, info.duration, info.codec, info.rotation, info.frame_count]
-    return {"error": None, "seconds": seconds, "damaged": decoded.damaged, "info": about}
+    return {"error": None, "seconds": seconds, "damaged": damaged, "info": about, "what": what}
 
 
 def main() -> None:
@@ -101,6 +109,7 @@ def main() -> None:
         config = setup["transform"]
         transform = transform_for(None if config is None else from_dict(PreprocessConfig, config, "preprocessing"))
         reader = open_reader(setup["decoder"])
+        sampling = Sampling(**setup["sampling"])
     except (VctoolError, ImportError) as problem:
         send(answers_out, {"fatal": str(problem)})
         return
@@ -108,7 +117,7 @@ def main() -> None:
     jobs: SimpleQueue[dict[str, Any]] = SimpleQueue()
     threading.Thread(target=_listen, args=(jobs_in, jobs), daemon=True).start()
     while True:
-        send(answers_out, *work(reader, jobs.get(), setup["count"], transform))
+        send(answers_out, *work(reader, jobs.get(), sampling, transform))
 
 
 def _listen(jobs_in: IO[bytes], jobs: SimpleQueue[dict[str, Any]]) -> None:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, cast
@@ -29,8 +29,10 @@ from vctool.config import PreprocessConfig, to_dict
 from vctool.errors import UsageProblem, VctoolError
 from vctool.video.clip import VideoInput
 from vctool.video.reader import VideoInfo, open_reader
+from vctool.video.sample import Sampling
 from vctool.video.worker_process import Array, receive, send, transform_for, work
 
+SHOTS_TIMES = 10  # as long as a clip may take, a whole film may
 START_SECONDS = 120.0  # for a process to import what it needs, on a machine that is busy
 _CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from vctool.video.worker_process import main; main()"
 
@@ -42,6 +44,7 @@ class DecodeResult:
     frames_FHWC: uint8 `[F, S, S, 3]` after the transform, or `[F, H, W, 3]` without one; F is at least 1.
     times_F: float64 seconds from the first presented picture of the file. info: without `frame_times_F`.
     error: a short reason without the path. seconds: what the clip took. damaged: as in `DecodedFrames`.
+    shot_start_S: from `DecodePool.survey` alone, which gives no frames: float64 seconds at which shots begin.
     """
 
     input: VideoInput
@@ -51,6 +54,7 @@ class DecodeResult:
     error: str | None
     seconds: float
     damaged: int = 0
+    shot_start_S: NDArray[np.float64] | None = None
 
 
 class DecodePool:
@@ -63,15 +67,26 @@ class DecodePool:
     """
 
     def __init__(
-        self, workers: int, *, count: int, transform_config: PreprocessConfig | None = None, decoder: str = "pyav", timeout_s: float = 60.0
+        self,
+        workers: int,
+        *,
+        count: int | Sampling,
+        transform_config: PreprocessConfig | None = None,
+        decoder: str = "pyav",
+        timeout_s: float = 60.0,
     ) -> None:
         if workers < 0:
             raise UsageProblem(f"the number of decode workers must be 0 or more, not {workers}")
         if not timeout_s > 0:
             raise UsageProblem(f"the time limit for a clip must be more than 0 seconds, not {timeout_s:g}")
         open_reader(decoder)  # a missing decoder is one error here, not one for each clip
-        self._count, self._config, self._decoder = count, transform_config, decoder
-        setup = {"count": count, "decoder": decoder, "transform": None if transform_config is None else to_dict(transform_config)}
+        self._sampling = count if isinstance(count, Sampling) else Sampling(count)
+        self._config, self._decoder = transform_config, decoder
+        setup = {
+            "sampling": asdict(self._sampling),
+            "decoder": decoder,
+            "transform": None if transform_config is None else to_dict(transform_config),
+        }
         self._workers = [_Worker(setup, timeout_s) for _ in range(workers)]
         self._run: _Run | None = None
 
@@ -82,12 +97,23 @@ class DecodePool:
         the speed of the taker. Leaving the loop early, or an exception in it, stops the work. Raises VctoolError where
         no worker process can be started.
         """
+        yield from self._answers(inputs, ordered, "frames")
+
+    def survey(self, inputs: Iterable[VideoInput], *, shots: bool = False) -> Iterator[tuple[VideoInput, DecodeResult]]:
+        """Each input and what its file is, in order: `info` (or `error`), and with `shots` when its shots begin. No frames.
+
+        Telling shots decodes the whole file: that may take ten times the pool's time limit.
+        """
+        for result in self._answers(inputs, True, "shots" if shots else "info"):
+            yield result.input, result
+
+    def _answers(self, inputs: Iterable[VideoInput], ordered: bool, what: str) -> Iterator[DecodeResult]:
         if not self._workers:
-            yield from self._here(inputs)
+            yield from self._here(inputs, what)
             return
         if self._run is not None:
             raise UsageProblem("this pool is already decoding: take all results of one run before the next")
-        self._run = _Run(self._workers)
+        self._run = _Run(self._workers, what)
         try:
             yield from self._run.results(iter(inputs), ordered)
         finally:
@@ -106,17 +132,17 @@ class DecodePool:
     def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _here(self, inputs: Iterable[VideoInput]) -> Iterator[DecodeResult]:
+    def _here(self, inputs: Iterable[VideoInput], what: str) -> Iterator[DecodeResult]:
         reader, transform = open_reader(self._decoder), transform_for(self._config)
         for clip in inputs:
-            yield _result(clip, *work(reader, _job(clip), self._count, transform))
+            yield _result(clip, *work(reader, _job(clip, what), self._sampling, transform))
 
 
 class _Run:
     """One `run` of a pool: a thread for each worker takes clips from one queue and puts results into another."""
 
-    def __init__(self, workers: list[_Worker]) -> None:
-        self.workers = workers
+    def __init__(self, workers: list[_Worker], what: str) -> None:
+        self.workers, self.what = workers, what
         self.jobs: queue.SimpleQueue[tuple[int, VideoInput] | None] = queue.SimpleQueue()
         self.done: queue.SimpleQueue[tuple[int, DecodeResult | VctoolError]] = queue.SimpleQueue()
         self.threads = [threading.Thread(target=self._serve, args=(w,), daemon=True, name="vctool-decode") for w in workers]
@@ -171,7 +197,7 @@ class _Run:
         while (job := self.jobs.get()) is not None and not self.stopping:
             number, clip = job
             try:
-                self.done.put((number, worker.decode(clip)))
+                self.done.put((number, worker.decode(clip, self.what)))
             except VctoolError as problem:
                 self.done.put((number, problem))
             except Exception as problem:
@@ -193,17 +219,18 @@ class _Worker:
         """Of the process, while there is one."""
         return None if self._process is None else self._process.pid
 
-    def decode(self, clip: VideoInput) -> DecodeResult:
-        """Have the process decode one clip; if it dies or takes too long, that is the clip's error."""
+    def decode(self, clip: VideoInput, what: str = "frames") -> DecodeResult:
+        """Have the process decode one clip, or tell `what` it is; if it dies or takes too long, that is the clip's error."""
         began = time.perf_counter()
         if self._process is not None and self._process.poll() is not None:
             self._reap(self._process)  # it died between two clips: that is no fault of this one
         process = self._process or self._start()
-        header, arrays, late = self._ask(process, _job(clip), self._timeout_s)
+        limit = self._timeout_s * (SHOTS_TIMES if what == "shots" else 1)
+        header, arrays, late = self._ask(process, _job(clip, what), limit)
         if header is not None:
             return _result(clip, header, arrays)
         code = self._reap(process)
-        reason = f"took longer than {self._timeout_s:g} s" if late else _death(code)
+        reason = f"took longer than {limit:g} s" if late else _death(code)
         return DecodeResult(clip, None, None, None, reason, time.perf_counter() - began)
 
     def interrupt(self) -> None:
@@ -289,8 +316,8 @@ class _Worker:
         return code
 
 
-def _job(clip: VideoInput) -> dict[str, Any]:
-    return {"path": str(clip.path), "start": clip.start, "end": clip.end}
+def _job(clip: VideoInput, what: str) -> dict[str, Any]:
+    return {"path": str(clip.path), "start": clip.start, "end": clip.end, "what": what}
 
 
 def _result(clip: VideoInput, header: dict[str, Any], arrays: list[Array]) -> DecodeResult:
@@ -298,6 +325,8 @@ def _result(clip: VideoInput, header: dict[str, Any], arrays: list[Array]) -> De
         return DecodeResult(clip, None, None, None, header["error"], header["seconds"])
     width, height, duration, codec, rotation, frame_count = header["info"]
     info = VideoInfo(Path(clip.path), width, height, duration, None, codec, rotation, frame_count)
+    if header["what"] != "frames":
+        return DecodeResult(clip, None, None, info, None, header["seconds"], shot_start_S=arrays[0] if arrays else None)
     return DecodeResult(clip, arrays[0], arrays[1], info, None, header["seconds"], header["damaged"])
 
 
