@@ -37,7 +37,7 @@ def write_store(path: Path, clips: Iterable[ClipTokens], dtype: StoreDtype = "fl
 def write_folder(folder: Path, shards: Iterable[Iterable[ClipTokens]], dtype: StoreDtype = "float16") -> Path:
     """A folder store written by hand, shard by shard."""
     folder.mkdir()
-    paths = [write_store(folder / f"shard-{number}.npz", clips, dtype) for number, clips in enumerate(shards)]
+    paths = [write_store(folder / f"shard-{number:06d}.npz", clips, dtype) for number, clips in enumerate(shards)]
     common = MODEL | {"dim": DIM, "dtype": dtype}
     (folder / MANIFEST).write_bytes(folder_manifest(common, [describe_shard(path) for path in paths], 1))
     return folder

@@ -91,9 +91,9 @@ def change(folder, **values):
         ({"shards": [3]}, "shard 0 .* is not an object"),
         ({"shards": [{"file": "../other.npz", "clips": 1, "bytes": 1, "sha256": ""}]}, "has the name '../other.npz'"),
         ({"shards": [{"file": "/etc/passwd.npz", "clips": 1, "bytes": 1, "sha256": ""}]}, "has the name"),
-        ({"shards": [{"file": "shard-0.npz", "clips": -1, "bytes": 1, "sha256": ""}]}, "lacks clips, bytes or sha256"),
-        ({"shards": [{"file": "shard-9.npz", "clips": 7, "bytes": 1, "sha256": ""}]}, "no such file"),
-        ({"shards": [{"file": "shard-0.npz", "clips": 7, "bytes": 1, "sha256": "0" * 64}]}, "not the shard that manifest.json means"),
+        ({"shards": [{"file": "shard-000000.npz", "clips": -1, "bytes": 1, "sha256": ""}]}, "lacks clips, bytes or sha256"),
+        ({"shards": [{"file": "shard-000009.npz", "clips": 7, "bytes": 1, "sha256": ""}]}, "no such file"),
+        ({"shards": [{"file": "shard-000000.npz", "clips": 7, "bytes": 1, "sha256": "0" * 64}]}, "not the shard that manifest.json means"),
         ({"clips": 8}, "says 8 clips"),
         ({"model": 3}, "the model in its manifest.json is 3"),
         ({"model": {"sha256": "cd"}}, "its model is"),
@@ -126,15 +126,15 @@ def test_other_folders_are_not_stores(tmp_path):
 
 def test_verify_names_the_shard_that_was_altered(tmp_path):
     folder = write_folder(tmp_path / "clips", [CLIPS[:3], CLIPS[3:]])
-    data = bytearray((folder / "shard-1.npz").read_bytes())
+    data = bytearray((folder / "shard-000001.npz").read_bytes())
     data[data.find(open_store(folder).shards[1].frame_TD.tobytes()) + 5] ^= 4
-    (folder / "shard-1.npz").write_bytes(data)
-    with pytest.raises(VerificationError, match=r"shard-1\.npz: member 'frame_TD'"):
+    (folder / "shard-000001.npz").write_bytes(data)
+    with pytest.raises(VerificationError, match=r"shard-000001\.npz: member 'frame_TD'"):
         open_store(folder).verify()
 
 
 def test_verify_sees_an_id_in_two_shards(tmp_path):
-    with pytest.raises(VerificationError, match=r"clip 'clip 1' is in shard-0\.npz and in shard-1\.npz"):
+    with pytest.raises(VerificationError, match=r"clip 'clip 1' is in shard-000000\.npz and in shard-000001\.npz"):
         open_store(write_folder(tmp_path / "clips", [CLIPS[:3], CLIPS[1:]])).verify()
 
 
@@ -158,7 +158,7 @@ def test_a_fuzzed_manifest_is_read_or_refused_and_never_leads_outside(tmp_path, 
                 text[place:place] = data.draw(st.binary(min_size=1, max_size=20))
             case "value":
                 old = data.draw(
-                    st.sampled_from([b'"shard-0.npz"', b'"token store"', b"3", b"[", b'"float16"', MODEL["model"]["sha256"].encode()])
+                    st.sampled_from([b'"shard-000000.npz"', b'"token store"', b"3", b"[", b'"float16"', MODEL["model"]["sha256"].encode()])
                 )
                 new = data.draw(
                     st.sampled_from([b'"../outside.npz"', b"null", b"-1", b"1e999", b"9" * 400, b"[" * 5000, b'{"a": NaN}', b'""'])

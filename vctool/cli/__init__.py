@@ -13,6 +13,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "fetch": ("vctool.cli.fetch", "fetch", "Write a model directory to start from."),
     "index": ("vctool.cli.index", "index", "Build or update a token store from videos."),
     "query": ("vctool.cli.query", "query", "Find clips by a sentence, and see why."),
+    "store": ("vctool.cli.store", "store", "Make, check, change, merge, split and convert token stores."),
     "train": ("vctool.cli.train", "train", "Train a model from a recipe."),
     "evaluate": ("vctool.cli.evaluate", "evaluate", "Metrics of a model, a store or a similarity matrix."),
     "compare": ("vctool.cli.compare", "compare", "Is result B better than result A? A paired test."),

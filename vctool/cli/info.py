@@ -78,7 +78,7 @@ def _store(path: Path, all_files: bool) -> dict[str, Any]:
         "schema": 1,
         "kind": "store",
         "path": str(path.resolve()),
-        "bytes": sum(shard.path.stat().st_size for shard in store.shards),
+        "bytes": sum(shard.file_bytes for shard in store.shards),
         "shards": len(store.shards) if path.is_dir() else None,
         "clips": len(store),
         "frame_tokens": sum(len(shard.frame_TD) for shard in store.shards),

@@ -46,18 +46,23 @@ class IndexSettings:
 def store_manifest(model: ModelDirectory, settings: IndexSettings, output: Path) -> dict[str, Any]:
     """What a store's manifest says of how its tokens were made."""
     return {
-        "model": {
-            "name": model.config.name,
-            "sha256": model.fingerprint,
-            "path": _relative(model.path, output),
-            "absolute_path": str(model.path.resolve()),
-            "interaction": model.config.interaction,
-            "query_policy": model.config.query.policy,
-        },
+        "model": model_entry(model, output),
         "tokenizer_sha256": model.tokenizer_sha256,
         "preprocess_sha256": model.preprocess_sha256,
         "dim": model.config.embed_dim,
         "frames": {"count": settings.frames, "sampling": "uniform", "decoder": settings.decoder},
+    }
+
+
+def model_entry(model: ModelDirectory, output: Path) -> dict[str, Any]:
+    """What a store's manifest says of the model that made it; its folder as seen from the one that `output` is in."""
+    return {
+        "name": model.config.name,
+        "sha256": model.fingerprint,
+        "path": _relative(model.path, output),
+        "absolute_path": str(model.path.resolve()),
+        "interaction": model.config.interaction,
+        "query_policy": model.config.query.policy,
     }
 
 

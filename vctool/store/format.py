@@ -129,6 +129,19 @@ def parse_npy_header(data: memoryview, member: str, where: str) -> ArrayHeader:
     return ArrayHeader(match[1].decode("latin-1"), shape, match[2] == b"True", start + length)
 
 
+def mapped_array(data: memoryview) -> AnyArray | None:
+    """The array in the bytes of one `.npy` file of anybody's make, not copied; None if its header is not a plain one or does not fit."""
+    try:
+        header = parse_npy_header(data, "", "")
+        dtype = np.dtype(header.descr if _SIMPLE.fullmatch(header.descr) else "no dtype")
+    except (StoreError, TypeError, ValueError):
+        return None
+    if dtype.hasobject or header.count * dtype.itemsize != len(data) - header.size:
+        return None
+    flat = np.frombuffer(data, dtype=dtype, count=header.count, offset=header.size)
+    return flat.reshape(header.shape, order="F" if header.fortran_order else "C")
+
+
 def check_member(name: str, header: ArrayHeader, where: str) -> np.dtype[np.generic]:
     """The dtype of member `name`, in the file's byte order; raises StoreError if it is not what the format says."""
     if header.descr.endswith("O"):

@@ -93,6 +93,11 @@ class TokenStore:
         return hashlib.sha256(self._arrays["manifest"].tobytes()).hexdigest()
 
     @property
+    def file_bytes(self) -> int:
+        """Size of the file that is open, which may have been replaced or removed since."""
+        return len(self._data)
+
+    @property
     def dim(self) -> int:
         """Token width D."""
         return int(self.frame_TD.shape[1])
@@ -149,7 +154,7 @@ class TokenStore:
         try:
             return self._index[clip_id]
         except KeyError:
-            raise StoreError(f"{self.path}: no clip {clip_id!r}", "`vctool info` lists the ids") from None
+            raise StoreError(f"{self.path}: no clip {clip_id!r}", "`vctool info` shows the first ids") from None
 
     def clip_id(self, index: int) -> str:
         """Id of one clip, without decoding the others."""
@@ -199,18 +204,36 @@ class TokenStore:
 
     def clip(self, index: int) -> ClipTokens:
         """One clip as float32, its path absolute: ready for another store's writer."""
-        frame_FD, frame_time_F, frame_scale_F = self.rows("frame", index)
-        video_VD, video_time_V, video_scale_V = self.rows("video", index)
+        index = self._position(index)
         path = self.resolve_path(index)
         return ClipTokens(
             id=self.clip_id(index),
             path=self.clip_path(index) if path is None else str(path),
-            frame_FD=dequantise(frame_FD, frame_scale_F),
-            frame_time_F=frame_time_F.copy(),
-            video_VD=dequantise(video_VD, video_scale_V),
-            video_time_V=video_time_V.copy(),
+            frame_FD=self.decoded("frame", index, index + 1),
+            frame_time_F=self.rows("frame", index)[1].copy(),
+            video_VD=self.decoded("video", index, index + 1),
+            video_time_V=self.rows("video", index)[1].copy(),
             meta=self.clip_meta(index),
         )
+
+    def decoded(self, branch: str, start: int, stop: int) -> Float32:
+        """Tokens of clips `start` to `stop` in branch `frame` or `video`, end to end, as float32 [T, D], whatever the store's dtype."""
+        edges = cast(Int64, self._arrays[f"{branch}_offsets"])
+        span = slice(int(edges[start]), int(edges[stop]))
+        scale_T = self._arrays.get(f"{branch}_scale_T")
+        return dequantise(self._arrays[f"{branch}_TD"][span], None if scale_T is None else cast(Float32, scale_T[span]))
+
+    def clip_bytes(self) -> Int64:
+        """What each clip takes in the file, offsets included: int64 [N]."""
+        total = np.zeros(len(self), np.int64)
+        for group in ROW_GROUPS:
+            there = [self._arrays[name] for name in group.members if name in self._arrays]
+            row = sum(a.itemsize * (a.shape[1] if a.ndim == 2 else 1) for a in there)
+            if group.offsets is None:
+                total += row
+            elif group.offsets in self._arrays:
+                total += np.diff(cast(Int64, self._arrays[group.offsets])) * row + self._arrays[group.offsets].itemsize
+        return total
 
     def verify(self) -> None:
         """Recompute every checksum, and check every id, path and metadata line.

@@ -128,7 +128,7 @@ class ShardedStore:
         try:
             return self._index[clip_id]
         except KeyError:
-            raise StoreError(f"{self.path}: no clip {clip_id!r}", "`vctool info` lists the ids") from None
+            raise StoreError(f"{self.path}: no clip {clip_id!r}", "`vctool info` shows the first ids") from None
 
     def place(self, index: int) -> tuple[TokenStore, int]:
         """The shard that holds clip `index`, and its position there."""
@@ -176,8 +176,8 @@ class ShardedStore:
         seen: dict[str, str] = {}
         for entry, shard in zip(self.entries, self.shards, strict=True):
             shard.verify()
-            if entry.bytes != shard.path.stat().st_size:
-                raise VerificationError(f"{shard.path}: has {shard.path.stat().st_size} bytes, the manifest says {entry.bytes}", _REPAIR)
+            if entry.bytes != shard.file_bytes:
+                raise VerificationError(f"{shard.path}: has {shard.file_bytes} bytes, the manifest says {entry.bytes}", _REPAIR)
             for clip_id in shard.clip_ids:
                 if clip_id in seen:
                     raise VerificationError(f"{self.path}: clip {clip_id!r} is in {seen[clip_id]} and in {entry.file}", _REPAIR)
@@ -187,7 +187,7 @@ class ShardedStore:
 def describe_shard(path: Path) -> ShardEntry:
     """The manifest's line for a finished shard file."""
     with TokenStore(path) as shard:
-        return ShardEntry(path.name, len(shard), path.stat().st_size, shard.manifest_sha256)
+        return ShardEntry(path.name, len(shard), shard.file_bytes, shard.manifest_sha256)
 
 
 def folder_manifest(common: Mapping[str, Any], entries: Sequence[ShardEntry], generation: int) -> bytes:
@@ -245,6 +245,11 @@ def _entry(item: object, number: int, where: Path) -> ShardEntry:
     if len(counts) != 2 or not isinstance(sha256, str):
         raise StoreError(f"{where}: shard {file} in its {MANIFEST} lacks clips, bytes or sha256", _REPAIR)
     return ShardEntry(file, counts[0], counts[1], sha256)
+
+
+def read_manifest(folder: Path) -> tuple[dict[str, Any], list[ShardEntry]]:
+    """The manifest of a store folder, without opening a shard. Raises StoreError as `parse_manifest`."""
+    return parse_manifest(_manifest_text(folder), folder)
 
 
 def _manifest_text(folder: Path) -> bytes:

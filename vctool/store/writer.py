@@ -23,6 +23,7 @@ from vctool.errors import StoreError
 from vctool.store.archive import ArchiveWriter
 from vctool.store.format import BRANCHES, GROUP_OF, ROW_GROUPS, SCHEMA, STORE_DTYPES, AnyArray, StoreDtype
 from vctool.store.interface import Store
+from vctool.store.lock import WriteLock
 from vctool.store.parts import ArrayPart, Part, refuse, remove_stale, replacing
 from vctool.store.paths import relative_path
 from vctool.store.pooled import pool
@@ -61,10 +62,20 @@ class StoreWriter:
 
     manifest: what only the caller knows (`model`, `tokenizer_sha256`, `preprocess_sha256`, `frames`, optionally
     `generation`, `dim`); the writer fills in the rest. dtype: `float16`, or `int8` with one float32 scale a token.
-    Raises StoreError at once if the folder cannot be written to or `path` is a folder.
+    taken: ids that the new clips must not have, besides each other's; the writer adds its own. locked: the caller has the
+    `WriteLock` that covers `path`; by default the writer takes its own.
+    Raises StoreError at once if the folder cannot be written to, `path` is a folder, or another process is writing to `path`.
     """
 
-    def __init__(self, path: str | Path, *, manifest: Mapping[str, Any], dtype: StoreDtype = "float16") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        manifest: Mapping[str, Any],
+        dtype: StoreDtype = "float16",
+        taken: set[str] | None = None,
+        locked: bool = False,
+    ) -> None:
         if dtype not in STORE_DTYPES:
             raise StoreError(f"store dtype {dtype!r} is not known", f"choose {' or '.join(STORE_DTYPES)}")
         self.path = Path(path)
@@ -74,13 +85,15 @@ class StoreWriter:
         self._target = Path(os.path.realpath(self.path))  # a link stays a link; the file it names is replaced
         self._manifest = _plain_manifest(manifest, self.path)
         self._dim: int | None = self._manifest.get("dim") or None  # the manifest of a store without clips says 0
-        self._ids: set[str] = set()
+        self._ids: set[str] = set() if taken is None else taken
         self._ends = array("q")  # for each clip, how many rows each of _COUNTED has after it
         self._parts: dict[str, Part] = {}
         self._real: dict[str, str] = {}
         self._dirty = False
         self._open = True
+        self._lock: WriteLock | None = None
         try:
+            self._lock = None if locked else WriteLock(self._target)
             remove_stale(self._target)
             self._make_parts()
         except OSError as problem:
@@ -106,6 +119,11 @@ class StoreWriter:
 
     def __contains__(self, clip_id: object) -> bool:
         return clip_id in self._ids
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the clips so far will take in the finished file."""
+        return sum(part.nbytes for part in self._parts.values()) + self._ends.itemsize * len(self._ends)
 
     def __enter__(self) -> Self:
         return self
@@ -255,6 +273,8 @@ class StoreWriter:
         self._open = False
         for part in self._parts.values():
             part.close()
+        if self._lock is not None:
+            self._lock.release()
 
     def _encoded(self, branches: tuple[Float32, Float32], times: tuple[Float32, Float32], counts: Sequence[Int64]) -> _Tokens:
         rows: dict[str, AnyArray] = {}
