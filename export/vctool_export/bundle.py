@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from vctool.data.pinned import EFFICIENTNET_LITE0, MINILM
 from vctool.models.checkpoint import WEIGHTS, read_weights
 from vctool.runtime.assemble import ASSEMBLY, PINNED, REST, build
-from vctool_export.onnx_export import export_graphs
+from vctool_export.exporting import export_graphs
 
 KEPT = ("config.json", "preprocess.json", "tokenizer_config.json", "README.md", "training.json")
 _BATCH_NORM_EPS = 1e-3  # EfficientNet's, as in timm's tf_efficientnet_lite0

@@ -11,7 +11,7 @@ from vctool.errors import InputError
 from vctool.models.checkpoint import save_model
 from vctool.models.open_clip_backbone import OpenClipBackbone
 from vctool.models.video_colbert import VideoColBERT
-from vctool_export.onnx_export import export_graphs
+from vctool_export.exporting import export_graphs
 
 
 def fetch_open_clip(architecture: str, checkpoint: Path, directory: Path, *, frames: int, progress: Callable[[str], None]) -> None:

@@ -1,89 +1,41 @@
-"""Model directory to ONNX graphs, each proved against PyTorch before it is kept."""
+"""PyTorch modules to plain fp32 ONNX graphs: named axes, opset 18, the module of every node, metadata of the model."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import tempfile
+import re
 import warnings
-from collections.abc import Callable
-from importlib import metadata
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from vctool.errors import MissingExtraError, ModelError, VerificationError
-from vctool.models.checkpoint import load_model
-from vctool.runtime.checksums import write_checksums
-from vctool_export.graphs import GraphSpec, graph_specs
+from vctool.errors import MissingExtraError, ModelError
+from vctool_export.graphs import GraphSpec
+from vctool_export.onnx_files import MODULE_KEY
 
 OPSET = 18
-MAX_ABS_ERROR = 1e-4
-"""Largest difference from PyTorch that an fp32 graph may show, on L2-normalised tokens and relative for features."""
 
 
-def export_graphs(model_dir: Path, *, progress: Callable[[str], None] | None = None) -> dict[str, float]:
-    """Write `onnx/{text,frame,temporal}.onnx` (weights beside them as `.onnx.data`) and the directory's checksums.
-
-    Every graph is run in ONNX Runtime at batches of 1, 2 and 5 and compared with PyTorch; a graph that drifts raises
-    VerificationError and nothing of the directory is changed. Returns the largest error of each graph.
-    """
-    say = progress or (lambda _: None)
+def require_packages() -> None:
+    """Raises MissingExtraError, naming the pip line, unless everything that export needs is installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as problem:
         raise MissingExtraError(problem.name or "onnx", "export" if problem.name != "onnxruntime" else "cpu") from None
-    model = load_model(model_dir)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".onnx-", dir=model_dir) as scratch:
-            errors = _export_proved(graph_specs(model), Path(scratch) / "onnx", say)
-            _exchange(Path(scratch) / "onnx", model_dir / "onnx", Path(scratch) / "old")
-        write_checksums(model_dir)
-    except OSError as problem:
-        raise ModelError(
-            f"the graphs cannot be written into {model_dir}: {problem.strerror or problem}", "make room there and export again"
-        ) from None
-    return errors
 
 
-def _export_proved(specs: list[GraphSpec], folder: Path, say: Callable[[str], None]) -> dict[str, float]:
-    """Every graph into `folder`, with its largest error. Raises VerificationError at the first that drifts."""
-    errors: dict[str, float] = {}
-    folder.mkdir()
-    for spec in specs:
-        say(f"exporting {spec.name}")
-        export_graph(spec, folder / f"{spec.name}.onnx")
-        say(f"comparing {spec.name} with PyTorch")
-        errors[spec.name] = error = compare_with_torch(spec, folder / f"{spec.name}.onnx")
-        if not error <= MAX_ABS_ERROR:
-            raise VerificationError(f"the exported {spec.name} graph differs from PyTorch by {error:.2g} (allowed: {MAX_ABS_ERROR:g})")
-    return errors
+def export_graph(spec: GraphSpec, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Export one graph through torch.export at opset 18, weights in an external file beside it.
 
-
-def _exchange(new: Path, target: Path, aside: Path) -> None:
-    """Put the folder `new` in the place of `target`; if that fails, what was there is put back."""
-    if target.exists():
-        target.rename(aside)
-    try:
-        new.rename(target)
-    except OSError:
-        if aside.exists():
-            aside.rename(target)
-        raise
-
-
-def export_graph(spec: GraphSpec, path: Path) -> None:
-    """Export one graph through torch.export at opset 18, weights in an external file beside it."""
+    Raises ModelError for an operation that ONNX lacks, naming it, its node and its module. OSError where the disk is full.
+    """
     module = spec.module.eval()
-    noisy = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
-    levels = [log.level for log in noisy]
-    try:
-        for log in noisy:
-            log.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+    with _quietly(), torch.no_grad():
+        try:
             program = torch.onnx.export(
                 module,
                 tuple(spec.inputs.values()),
@@ -95,41 +47,79 @@ def export_graph(spec: GraphSpec, path: Path) -> None:
                 optimize=True,
                 verbose=False,
             )
-            assert program is not None
-            graph = program.model.graph
-            # Stack traces of the exporting machine: large, and nobody else's business.
-            for part in [*graph, *graph.inputs, *graph.outputs, *graph.initializers.values()]:
-                part.metadata_props.clear()
-            program.model.metadata_props["vctool_version"] = metadata.version("vctool")
-            program.save(str(path), external_data=True)
-    finally:
-        for log, level in zip(noisy, levels, strict=True):
-            log.setLevel(level)
+        except OSError:
+            raise
+        except Exception as problem:  # the exporter wraps whatever goes wrong, often several times
+            raise _why_not(spec, problem) from problem
+        assert program is not None
+        graph = program.model.graph
+        for node in graph:
+            where = _dotted(node.metadata_props.get("namespace", ""))
+            # The exporter notes stack traces of this machine: large, and nobody else's business.
+            node.metadata_props.clear()
+            if where:
+                node.metadata_props[MODULE_KEY] = where
+        for part in [*graph.inputs, *graph.outputs, *graph.initializers.values()]:
+            part.metadata_props.clear()
+        program.model.metadata_props.clear()
+        program.model.metadata_props.update(metadata or {})
+        program.save(str(path), external_data=True)
 
 
-def compare_with_torch(spec: GraphSpec, path: Path) -> float:
-    """Largest error of the graph against its module at batches of 1, 2 and 5, relative to the largest output (at least 1).
+def _why_not(spec: GraphSpec, problem: BaseException) -> ModelError:
+    """The one line of an export that failed: operation, node, module where they can be told."""
+    messages = []
+    seen: BaseException | None = problem
+    while seen is not None:
+        messages.append(str(seen))
+        seen = seen.__cause__ or seen.__context__
+    named = re.search(r"%(\w+)\s*:.*?call_function\[target=torch\.ops\.([\w.]+)\]", "\n".join(messages))
+    if named is None:
+        line = next((line.strip() for line in messages[-1].splitlines() if line.strip()), type(problem).__name__)
+        return ModelError(
+            f"{spec.name}: torch cannot export this model: {line}", "--debug shows where; report it with the model's config.json"
+        )
+    node, operation = named[1], named[2]
+    module = _module_of(spec, node, operation) or "unknown"
+    return ModelError(
+        f"{spec.name}: the operation {operation} has no ONNX form (node {node}, in module {module})",
+        "build that module from operations that ONNX has",
+    )
 
-    Masks must be equal: a different one counts as infinite error.
+
+def _module_of(spec: GraphSpec, node: str, operation: str) -> str:
+    """The module that a node of the exporter's own graph belongs to: the graph is made once more, since the failure does not carry it.
+
+    The exporter may have renamed the node when it took the operation apart, so the operation's own name is looked for too.
     """
-    import onnxruntime
+    try:
+        exported = torch.export.export(spec.module, tuple(spec.inputs.values()), dynamic_shapes=spec.dynamic)
+    except Exception:  # then it fails before there are nodes
+        return ""
+    base = operation.split(".")[1] if operation.count(".") else operation
+    for candidate in exported.graph.nodes:
+        if candidate.name == node or (candidate.op == "call_function" and base in str(candidate.target)):
+            stack = list((candidate.meta.get("nn_module_stack") or {}).values())
+            return str(stack[-1][0]).removeprefix("L['self'].").removeprefix("self.") if stack else ""
+    return ""
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    worst = 0.0
-    for batch in (1, 2, 5):
-        inputs = {name: torch.cat([value] * 3)[:batch] for name, value in spec.inputs.items()}
-        with torch.no_grad():
-            expected = spec.module(*inputs.values())
-        expected = expected if isinstance(expected, tuple) else (expected,)
-        got = session.run(list(spec.outputs), {name: value.numpy() for name, value in inputs.items()})
-        for want, have in zip(expected, got, strict=True):
-            reference = want.numpy()
-            if reference.dtype == np.bool_:
-                worst = worst if np.array_equal(reference, have) else float("inf")
-                continue
-            scale = max(1.0, float(np.abs(reference).max()))
-            error = float(np.abs(reference - have).max()) / scale if reference.shape == have.shape else float("inf")
-            worst = max(worst, error) if np.isfinite(have).all() else float("inf")
-    return worst
+
+def _dotted(namespace: str) -> str:
+    """`backbone.text_tower` out of the exporter's `: Graph/backbone: X/backbone.text_tower: Y/node: aten.z`."""
+    parts = [part.split(":")[0].strip() for part in namespace.split("/")[:-1]]
+    return next((part for part in reversed(parts) if part), "")
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    noisy = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    levels = [log.level for log in noisy]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for log in noisy:
+                log.setLevel(logging.ERROR)
+            yield
+        finally:
+            for log, level in zip(noisy, levels, strict=True):
+                log.setLevel(level)

@@ -22,25 +22,27 @@ class Limits:
     """What one precision may differ from PyTorch by.
 
     max_abs: largest difference of an output, relative to the largest value of that output where it is above 1; None: the
-    cosine decides. cosine: smallest cosine of a token. score: largest difference of a MeanMaxSim (a branch lies in [-1, 1]).
-    top: smallest mean share of PyTorch's top ten that is found again; clips whose scores PyTorch itself separates by less
-    than twice `score` are interchangeable. recall: points that R@1, R@5 and R@10 may lose or gain on the probe set;
-    one query is always allowed, since a probe set of n queries knows nothing finer than 100 / n points.
+    cosine decides. cosine: smallest cosine of a token. score: largest difference of a MeanMaxSim (a branch lies in [-1, 1]);
+    an angle of acos(cosine) allows about that much. top: smallest mean share of PyTorch's top ten that is found again; clips
+    that PyTorch's own scores put less than `near` below its tenth are as good. recall: points that R@1, R@5 and R@10 may
+    lose or gain on the probe set; one query is always allowed, since a probe set of n queries knows nothing finer than 100 / n points.
     """
 
     max_abs: float | None
     cosine: float
     score: float
+    near: float
     top: float
     recall: float
 
 
 LIMITS: dict[str, Limits] = {
-    "fp32": Limits(max_abs=1e-4, cosine=0.99999, score=1e-4, top=1.0, recall=0.0),
-    "fp16": Limits(max_abs=None, cosine=0.999, score=5e-3, top=0.95, recall=1.0),
-    "bf16": Limits(max_abs=None, cosine=0.999, score=1e-2, top=0.95, recall=1.0),
-    "int8": Limits(max_abs=None, cosine=0.95, score=5e-2, top=0.9, recall=1.0),
-    "int8-qdq": Limits(max_abs=None, cosine=0.95, score=5e-2, top=0.9, recall=1.0),
+    "fp32": Limits(max_abs=1e-4, cosine=0.99999, score=1e-4, near=1e-4, top=1.0, recall=0.0),
+    "fp16": Limits(max_abs=None, cosine=0.999, score=4.5e-2, near=5e-3, top=0.95, recall=2.0),
+    "bf16": Limits(max_abs=None, cosine=0.999, score=4.5e-2, near=1e-2, top=0.95, recall=2.0),
+    "int8": Limits(max_abs=None, cosine=0.95, score=1e-1, near=1e-2, top=0.9, recall=2.0),
+    "int8-weights": Limits(max_abs=None, cosine=0.95, score=1e-1, near=1e-2, top=0.9, recall=2.0),
+    "int8-qdq": Limits(max_abs=None, cosine=0.95, score=1e-1, near=1e-2, top=0.9, recall=2.0),
 }
 """One table for everything that is verified: plain graphs, converted graphs, engines."""
 

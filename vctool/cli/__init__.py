@@ -19,6 +19,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "compare": ("vctool.cli.compare", "compare", "Is result B better than result A? A paired test."),
     "data": ("vctool.cli.data", "data", "Benchmarks: what is known of them, and what of them is here."),
     "export": ("vctool.cli.export", "export", "Write a model's ONNX graphs, proved against PyTorch."),
+    "verify": ("vctool.cli.verify", "verify", "Are a model's graphs what PyTorch computes?"),
     "info": ("vctool.cli.info", "info", "Say what a path is: model directory, token store, video."),
     "doctor": ("vctool.cli.doctor", "doctor", "Say what this machine can do, and how to mend what it cannot."),
     "completion": ("vctool.cli.completion", "completion", "Print the completion script for a shell."),

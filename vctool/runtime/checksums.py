@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,27 @@ def write_checksums(model_dir: str | Path) -> dict[str, FileRecord]:
             continue
         if path.is_file() and name.as_posix() != CHECKSUMS_FILE:
             records[name.as_posix()] = FileRecord(sha256_of(path), path.stat().st_size)
+    _write(folder, records)
+    return records
+
+
+def update_checksums(model_dir: str | Path, names: Iterable[str]) -> None:
+    """Record these files anew (or forget them, if they are gone), and leave what is said of every other file as it is.
+
+    For a file that is added beside the model: `write_checksums` would bless whatever else was altered meanwhile. Raises
+    ModelError if there is no record to change.
+    """
+    folder = Path(model_dir)
+    records = read_checksums(folder)
+    for name in names:
+        if (folder / name).is_file():
+            records[name] = FileRecord(sha256_of(folder / name), (folder / name).stat().st_size)
+        else:
+            records.pop(name, None)
+    _write(folder, dict(sorted(records.items())))
+
+
+def _write(folder: Path, records: Mapping[str, FileRecord]) -> None:
     files = {name: {"sha256": r.sha256, "bytes": r.bytes} for name, r in records.items()}
     temporary = folder / f".{CHECKSUMS_FILE}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
@@ -54,7 +76,6 @@ def write_checksums(model_dir: str | Path) -> dict[str, FileRecord]:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(folder / CHECKSUMS_FILE)
-    return records
 
 
 def read_checksums(model_dir: Path) -> dict[str, FileRecord]:

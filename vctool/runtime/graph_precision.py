@@ -41,8 +41,8 @@ def _weights(path: Path) -> dict[str, int]:
         return counts
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            for graph in _messages(data, 0, len(data), _GRAPH):
-                for tensor in _messages(data, *graph, _INITIALIZER):
+            for graph in messages_of(data, 0, len(data), _GRAPH):
+                for tensor in messages_of(data, *graph, _INITIALIZER):
                     kind, size = _type_and_size(data, *tensor)
                     if kind in _TYPES:
                         counts[_TYPES[kind]] = counts.get(_TYPES[kind], 0) + size
@@ -51,16 +51,16 @@ def _weights(path: Path) -> dict[str, int]:
     return counts
 
 
-def _messages(data: mmap.mmap, begin: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
+def messages_of(data: mmap.mmap, begin: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
     """Byte ranges of the length-delimited fields number `wanted` of the message in `data[begin:end]`."""
-    for field, wire, start, stop in _fields(data, begin, end):
+    for field, wire, start, stop in fields_of(data, begin, end):
         if field == wanted and wire == 2:
             yield start, stop
 
 
 def _type_and_size(data: mmap.mmap, begin: int, end: int) -> tuple[int, int]:
     kind, size = 0, 1
-    for field, wire, start, stop in _fields(data, begin, end):
+    for field, wire, start, stop in fields_of(data, begin, end):
         if field == _DATA_TYPE and wire == 0:
             kind = _varint(data, start)[0]
         elif field == _DIMS:  # repeated: one by one, or packed
@@ -70,7 +70,7 @@ def _type_and_size(data: mmap.mmap, begin: int, end: int) -> tuple[int, int]:
     return kind, size
 
 
-def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def fields_of(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """Field number, wire type, and the byte range of the value of each field; nothing inside a value is read."""
     while position < end:
         tag, position = _varint(data, position)
