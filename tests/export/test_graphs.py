@@ -14,11 +14,15 @@ pytest.importorskip("onnxscript")
 ort = pytest.importorskip("onnxruntime")
 
 from vctool.config import BackboneConfig, ModelConfig, QueryConfig, TemporalConfig  # noqa: E402
-from vctool.errors import InputError, ModelError, VerificationError  # noqa: E402
+from vctool.errors import InputError, ModelError  # noqa: E402
 from vctool.models.temporal import build_temporal_encoder  # noqa: E402
 from vctool_export import onnx_export  # noqa: E402
 from vctool_export.graphs import GraphSpec, TemporalGraph  # noqa: E402
-from vctool_export.onnx_export import compare_with_torch, export_graph  # noqa: E402
+from vctool_export.onnx_export import export_graph  # noqa: E402
+from vctool_export.reference import Bank, Reference  # noqa: E402
+from vctool_export.torch_reference import TorchSession  # noqa: E402
+from vctool_export.verdict import LIMITS, Verdict  # noqa: E402
+from vctool_export.verify import verify_artifact  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +42,44 @@ def temporal(tmp_path_factory: pytest.TempPathFactory) -> tuple[GraphSpec, Path]
         {"frame_features": {0: batch, 1: frame}, "frame_mask": {0: batch, 1: frame}},
     )
     path = tmp_path_factory.mktemp("graph") / "temporal.onnx"
-    export_graph(spec, path)
+    export_graph(spec, path, {"graph": "temporal"})
     return spec, path
 
 
+def judged(spec: GraphSpec, path: Path) -> Verdict:
+    """The verdict over one graph, against its own module."""
+    from vctool.runtime.sessions import Graph
+
+    feeds = {name: value.numpy() for name, value in spec.inputs.items()}
+    wanted = dict(zip(spec.outputs, TorchSession(spec).run(spec.outputs, feeds), strict=True))
+    bank = Bank(spec.name, "example", ("one", "two"), feeds, wanted)
+    return verify_artifact(lambda _: Graph(path, device="cpu", threads=1), Reference((bank,), None, {}, {spec.name: 5}))
+
+
 def test_a_graph_equals_its_module_at_every_batch(temporal: tuple[GraphSpec, Path]) -> None:
-    assert compare_with_torch(*temporal) < 1e-5
+    verdict = judged(*temporal)
+    assert not verdict.failures and {check.case for check in verdict.checks if check.ok} == {f"example, batch {n}" for n in (1, 2, 5)}
+    error = verdict.worst("tensors", "temporal", "max_abs")
+    assert error is not None and error < 1e-5
+
+
+def test_a_node_knows_the_module_it_came_from(temporal: tuple[GraphSpec, Path]) -> None:
+    from vctool_export.onnx_files import module_of
+
+    modules = {module_of(node) for node in onnx.load(temporal[1], load_external_data=False).graph.node if node.op_type == "MatMul"}
+    assert "temporal.blocks.0.qkv" in modules
+
+
+def test_an_operation_without_an_onnx_form_is_named_with_its_module(tmp_path: Path) -> None:
+    class Bessel(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.special.bessel_j0(x)
+
+    module = torch.nn.ModuleDict({"pool": Bessel()})
+    module.forward = lambda x: module["pool"](x)  # type: ignore[method-assign]
+    batch = torch.export.Dim("batch", min=1, max=64)
+    with pytest.raises(ModelError, match=r"frame: the operation .*bessel_j0.* has no ONNX form \(node bessel_j0, in module pool\)"):
+        export_graph(GraphSpec("frame", module, {"x": torch.randn(2, 3)}, ("y",), {"x": {0: batch}}), tmp_path / "bad.onnx")
 
 
 @pytest.mark.parametrize("frames", [1, 2, 16])
@@ -75,36 +111,9 @@ def test_one_altered_weight_is_caught(temporal: tuple[GraphSpec, Path], tmp_path
     array[0, 0] += 1.0
     weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
     onnx.save(model, tmp_path / "altered.onnx")
-    assert compare_with_torch(spec, tmp_path / "altered.onnx") > onnx_export.MAX_ABS_ERROR
-
-
-def test_a_drifting_export_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "onnx").mkdir()
-    (tmp_path / "onnx" / "text.onnx").write_bytes(b"the graph that was there")
-    spec = GraphSpec("text", torch.nn.Identity(), {}, (), {})
-    monkeypatch.setattr(onnx_export, "load_model", lambda _: None)
-    monkeypatch.setattr(onnx_export, "graph_specs", lambda _: [spec])
-    monkeypatch.setattr(onnx_export, "export_graph", lambda _, path: path.write_bytes(b"a wrong graph"))
-    monkeypatch.setattr(onnx_export, "compare_with_torch", lambda *_: float("nan"))
-    with pytest.raises(VerificationError, match="differs from PyTorch"):
-        onnx_export.export_graphs(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["onnx"]
-    assert (tmp_path / "onnx" / "text.onnx").read_bytes() == b"the graph that was there"
-
-
-def test_a_full_disk_while_exporting_is_one_line_and_keeps_the_old_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "onnx").mkdir()
-    (tmp_path / "onnx" / "text.onnx").write_bytes(b"the graph that was there")
-
-    def full(_: GraphSpec, path: Path) -> None:
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr(onnx_export, "load_model", lambda _: None)
-    monkeypatch.setattr(onnx_export, "graph_specs", lambda _: [GraphSpec("text", torch.nn.Identity(), {}, (), {})])
-    monkeypatch.setattr(onnx_export, "export_graph", full)
-    with pytest.raises(ModelError, match="No space left on device"):
-        onnx_export.export_graphs(tmp_path)
-    assert (tmp_path / "onnx" / "text.onnx").read_bytes() == b"the graph that was there"
+    verdict = judged(spec, tmp_path / "altered.onnx")
+    assert verdict.status == "failed" and verdict.reason.startswith("tensors: temporal")
+    assert verdict.worst("tensors", "temporal", "max_abs", largest=True) > (LIMITS["fp32"].max_abs or 0)
 
 
 @pytest.mark.slow
