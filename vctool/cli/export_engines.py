@@ -62,6 +62,7 @@ def export_engines(model: Path, precision: str, options: dict[str, Any]) -> list
 
     if importlib.util.find_spec("onnx") is None:
         raise MissingExtraError("onnx", "export")
+    from vctool_export.engine_verify import judge_engines
     from vctool_export.engines import EngineSettings, choose_targets
     from vctool_export.engines import export_engines as build
 
@@ -75,7 +76,7 @@ def export_engines(model: Path, precision: str, options: dict[str, Any]) -> list
 
     library = None if options["trt_library"] == "auto" else options["trt_library"]
     targets = choose_targets((options["arch"] or "").split(","), library)
-    return build(model, targets, replace(settings, **changes), progress=say)
+    return build(model, targets, replace(settings, **changes), judge=lambda infos: judge_engines(model, infos, progress=say), progress=say)
 
 
 def engines_json(engines: list[EngineInfo]) -> list[dict[str, Any]]:

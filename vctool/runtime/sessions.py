@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vctool.errors import ModelError, UsageProblem, VctoolError, install_line
-from vctool.runtime.machine import available_cores, has_nvidia_device
+from vctool.runtime.engine_file import engines_of
+from vctool.runtime.machine import available_cores, bfloat16_unit, has_nvidia_device
 from vctool.runtime.placement import Placement, Session, first_line
 from vctool.runtime.sessions_onnxruntime import (
     CPU,
@@ -26,7 +27,8 @@ from vctool.runtime.sessions_onnxruntime import (
     import_onnxruntime,
     installed_builds,
 )
-from vctool.runtime.sessions_openvino import OpenVinoSession
+from vctool.runtime.sessions_openvino import OpenVinoSession, openvino_version
+from vctool.runtime.verdicts import verified
 
 __all__ = [
     "DEVICES",
@@ -115,6 +117,9 @@ def run_in_pieces(session: Session, outputs: tuple[str, ...], feeds: Mapping[str
     return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 
+ASKED = "asked for"
+
+
 @dataclass(frozen=True)
 class Choice:
     """One way to run a graph: provider, device, and why it stands at its place."""
@@ -132,17 +137,16 @@ def open_session(path: Path, *, device: Device, provider: Provider, threads: int
         try:
             session = _start(path, choice, threads)
         except VctoolError as problem:
-            # On the CPU another library would most likely trip over the same damaged graph, and hide that it is damaged.
-            if device == "cuda" or provider != "auto" or choice.device == "cpu":
-                raise
+            if choice == choices[-1]:
+                raise failed or problem from None
             failed = failed or problem
             continue
         note = None
         if failed is not None:
-            what = "the GPU is not used" if choice.device == "cpu" else "the best session is not used"
+            what = "the GPU is not used" if choice.device == "cpu" and choices[0].device == "cuda" else f"{choices[0].provider} is not used"
             note = f"{what}: {failed.message}"
         return session, note
-    raise failed or VctoolError(f"nothing here can run {path}")
+    raise VctoolError(f"nothing here can run {path}")
 
 
 def ranked(path: Path | None, device: Device, provider: Provider) -> list[Choice]:
@@ -157,22 +161,49 @@ def ranked(path: Path | None, device: Device, provider: Provider) -> list[Choice
             f"{provider} does not run on {device}", f"use --device {_RUNS_ON[provider][0]}, or --provider {_for_device(device)}"
         )
     if provider == "openvino":
-        return [Choice("openvino", "cpu", "asked for")]
-    if provider == "tensorrt-ep":
-        return [Choice("tensorrt-ep", "cuda", "asked for")]
-    return _ranked_onnxruntime(device, explicit=provider == "onnxruntime")
+        return [Choice("openvino", "cpu", ASKED)]
+    if provider in ("tensorrt", "tensorrt-ep"):
+        return [Choice(provider, "cuda", ASKED)]
+    if provider == "onnxruntime":
+        return _onnxruntime(device, explicit=True)
+    choices = [*_engines(path, device), *_onnxruntime(device, explicit=False)]
+    where = next((i for i, choice in enumerate(choices) if choice.device == "cpu"), None)
+    why = openvino_reason(path) if where is not None else None
+    if where is not None and why is not None:
+        choices.insert(where, Choice("openvino", "cpu", why))
+    return choices
 
 
-def _ranked_onnxruntime(device: Device, explicit: bool) -> list[Choice]:
+def openvino_reason(path: Path | None) -> str | None:
+    """Why OpenVINO comes first on this CPU for the graph at `path`; None if it does not.
+
+    It must be quicker here (bfloat16 units) and proved on this very model. The frame tower is what an index run waits for; the others
+    are loaded for one sentence, which OpenVINO compiles for longer than ONNX Runtime takes to answer it.
+    """
+    unit = bfloat16_unit()
+    if unit is None or openvino_version() is None or path is None or path.name.partition(".")[0] != "frame":
+        return None
+    return f"verified on this model, and {unit} is here" if verified(path.parent.parent, "openvino") else None
+
+
+def _engines(path: Path | None, device: Device) -> list[Choice]:
+    if path is None or device == "cpu" or not has_nvidia_device():
+        return []
+    name = path.name.partition(".")[0]
+    proved = [i for i in engines_of(path.parent.parent, name) if i.verification.get("status") == "ok"]
+    return [Choice("tensorrt", "cuda", f"{proved[0].path.name} is verified")] if proved else []
+
+
+def _onnxruntime(device: Device, explicit: bool) -> list[Choice]:
     offered = import_onnxruntime().get_available_providers()
-    cpu = Choice("onnxruntime", "cpu", "asked for" if device == "cpu" or explicit else "exact float32 on any CPU")
+    cpu = Choice("onnxruntime", "cpu", ASKED if device == "cpu" or explicit else "exact float32 on any CPU")
     if device == "cuda":
         if CUDA not in offered:
             raise VctoolError(
                 f"asked for cuda, but this ONNX Runtime offers only {', '.join(offered)}",
                 f"pip uninstall -y onnxruntime && {install_line('gpu')}, or use --device cpu",
             )
-        return [Choice("onnxruntime", "cuda", "asked for")]
+        return [Choice("onnxruntime", "cuda", ASKED)]
     if device == "cpu" or CUDA not in offered or not has_nvidia_device():
         return [cpu]
     return [Choice("onnxruntime", "cuda", "a GPU is here, and this ONNX Runtime has CUDA"), cpu]
@@ -185,6 +216,10 @@ def _for_device(device: Device) -> str:
 def _start(path: Path, choice: Choice, threads: int | None) -> Session:
     if choice.provider == "openvino":
         return OpenVinoSession(path, threads=threads)
+    if choice.provider == "tensorrt":
+        from vctool.runtime.sessions_tensorrt import open_engine
+
+        return open_engine(path, verified=choice.why != ASKED)
     ort = import_onnxruntime()
     if choice.provider == "tensorrt-ep":
         _require_tensorrt_provider(ort)
