@@ -29,6 +29,7 @@ _LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
     "index",
     examples=(
         "vctool index holiday/ -o clips.npz --model MODEL",
+        "vctool index film.mkv -o film.npz --model MODEL --segment 30",
         "vctool index talks/*.mp4 more.jsonl -o talks.npz --model MODEL --frames 24 --strict",
     ),
 )
@@ -36,6 +37,19 @@ _LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 @click.option("-o", "--output", type=PATH, required=True, metavar="CLIPS.npz", help="The token store to write or to update.")
 @click.option("--model", type=PATH, envvar="VCTOOL_MODEL", help="Model directory; needed unless the store exists already.")
 @click.option("--frames", type=click.IntRange(min=1), help="Frames sampled from each clip.  [default: the model's own number]")
+@click.option(
+    "--sampling",
+    type=click.Choice(["uniform", "fps", "scenes"]),
+    default="uniform",
+    show_default=True,
+    help="Frames spread evenly, by rate (at most --frames), or shared among scenes.",
+)
+@click.option("--fps", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Rate of --sampling fps.")
+@click.option(
+    "--segment", type=float, metavar="SECONDS", help="Cut longer files into clips of this length.  [default: as the store has it]"
+)
+@click.option("--overlap", type=float, metavar="SECONDS", help="What neighbouring segments share.  [default: a fifth; 0 at scenes]")
+@click.option("--at-scenes", is_flag=True, help="Let segments begin where scenes do.")
 @click.option("--decoder", default="pyav", show_default=True, metavar="pyav|decord", help="What reads the video files.")
 @click.option("--workers", type=click.IntRange(min=0), help="Decoding processes; 0 decodes in this one.  [default: one a core]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Clips encoded at once.  [default: 1 on a CPU, 8 on a GPU]")

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from vctool.errors import StoreError, UsageProblem
+from vctool.runtime.index_segments import replaced, segmenting_entry
 from vctool.runtime.model_directory import ModelDirectory
 from vctool.runtime.search import require_same_model
 from vctool.store import Store, StoreDtype, open_store
 from vctool.video.clip import VideoInput
+from vctool.video.sample import Sampling, SamplingKind
+from vctool.video.segments import Segmenting
 
 _OTHERWISE = "choose another output, or replace the store with --rebuild"
 _FACTS = ("duration", "width", "height", "codec", "size", "mtime_ns", "damaged")
@@ -25,14 +28,29 @@ _FACTS = ("duration", "width", "height", "codec", "size", "mtime_ns", "damaged")
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """What decides a clip's tokens, besides the model. frames: sampled a clip."""
+    """What decides a clip's tokens, besides the model. sampling: of each clip's frames. segments: how long files are cut."""
 
-    frames: int
+    sampling: Sampling
     decoder: str
     dtype: StoreDtype
+    segments: Segmenting | None = None
+
+    @property
+    def frames(self) -> int:
+        """The most frames a clip can have."""
+        return self.sampling.count
 
     @classmethod
-    def of(cls, model: ModelDirectory, frames: int | None, decoder: str, dtype: StoreDtype) -> IndexSettings:
+    def of(
+        cls,
+        model: ModelDirectory,
+        frames: int | None,
+        decoder: str,
+        dtype: StoreDtype,
+        sampling: SamplingKind = "uniform",
+        fps: float = 1.0,
+        segments: Segmenting | None = None,
+    ) -> IndexSettings:
         """frames None is the model's own number. Raises UsageProblem if the model cannot read that many."""
         count = model.config.frames if frames is None else frames
         limit = model.config.temporal.max_frames
@@ -40,7 +58,7 @@ class IndexSettings:
             raise UsageProblem(f"{count} frames a clip: at least one is needed")
         if model.config.temporal.kind == "transformer" and count > limit:
             raise UsageProblem(f"{count} frames a clip, but this model reads at most {limit}", f"use --frames {limit} or fewer")
-        return cls(count, decoder, dtype)
+        return cls(Sampling(count, sampling, fps if sampling == "fps" else 1.0), decoder, dtype, segments)
 
 
 def store_manifest(model: ModelDirectory, settings: IndexSettings, output: Path) -> dict[str, Any]:
@@ -50,7 +68,8 @@ def store_manifest(model: ModelDirectory, settings: IndexSettings, output: Path)
         "tokenizer_sha256": model.tokenizer_sha256,
         "preprocess_sha256": model.preprocess_sha256,
         "dim": model.config.embed_dim,
-        "frames": {"count": settings.frames, "sampling": "uniform", "decoder": settings.decoder},
+        "frames": _frames_entry(settings),
+        "segments": segmenting_entry(settings.segments),
     }
 
 
@@ -64,6 +83,11 @@ def model_entry(model: ModelDirectory, output: Path) -> dict[str, Any]:
         "interaction": model.config.interaction,
         "query_policy": model.config.query.policy,
     }
+
+
+def _frames_entry(settings: IndexSettings) -> dict[str, Any]:
+    entry = {"count": settings.frames, "sampling": settings.sampling.kind, "decoder": settings.decoder}
+    return entry | ({"rate": settings.sampling.rate} if settings.sampling.kind == "fps" else {})
 
 
 @dataclass
@@ -168,8 +192,10 @@ def _match(plan: IndexPlan, old: Store, prune: bool) -> None:
                 f"{plan.output} already has a clip '{clip_id}', of another file: {stored}",
                 "index both folders in one command, give ids in a manifest, or choose another output",
             )
+    stale = replaced(old, plan.kept, [p.clip for p in plan.clips])
+    plan.kept, plan.dropped = [index for index in plan.kept if index not in stale], len(stale)
     if prune:
-        plan.kept, plan.dropped = [], len(plan.kept)
+        plan.kept, plan.dropped = [], len(plan.kept) + plan.dropped
     if plan.kept and not plan.same_settings:
         raise StoreError(
             f"{plan.output} holds {len(plan.kept)} clips that are not among the inputs and were made otherwise ({_told(old.manifest)})",
@@ -197,4 +223,4 @@ def _told(manifest: dict[str, Any]) -> str:
     frames = manifest.get("frames")
     known = frames if isinstance(frames, dict) else {}
     preprocess = str(manifest.get("preprocess_sha256", "unknown"))[:8]
-    return f"{known.get('count', '?')} frames, decoder {known.get('decoder', '?')}, preprocessing {preprocess}"
+    return f"{known.get('count', '?')} frames {known.get('sampling', '')}, decoder {known.get('decoder', '?')}, preprocessing {preprocess}"

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from vctool.errors import InputError, Interrupted, ModelError, SkippedInputsError, StoreError
+from vctool.errors import InputError, Interrupted, ModelError, SkippedInputsError, StoreError, UsageProblem
 from vctool.runtime.index_plan import IndexPlan, IndexSettings, PlannedClip, make_plan, with_user_meta
+from vctool.runtime.index_segments import cut_inputs, earlier_segmenting
 from vctool.runtime.journal import FinishedClip, Journal
 from vctool.runtime.machine import available_cores
 from vctool.runtime.model import Model, load_model
@@ -29,6 +30,8 @@ from vctool.runtime.sessions import Device, Provider
 from vctool.store import ClipTokens, Store, StoreDtype, StoreWriter
 from vctool.video.clip import VideoInput
 from vctool.video.files import find_videos
+from vctool.video.sample import SamplingKind
+from vctool.video.segments import Segmenting
 from vctool.video.workers import DecodePool, DecodeResult
 
 _CUDA_CLIPS = 8  # clips encoded at once on a GPU; on the CPU one clip's frames fill the cores
@@ -87,6 +90,11 @@ def index_videos(
     model: Model | ModelDirectory | str | Path,
     *,
     frames: int | None = None,
+    sampling: SamplingKind = "uniform",
+    fps: float = 1.0,
+    segment: float | None = None,
+    overlap: float | None = None,
+    at_scenes: bool = False,
     decoder: str = "pyav",
     workers: int | None = None,
     batch_size: int | None = None,
@@ -102,7 +110,9 @@ def index_videos(
 ) -> IndexReport:
     """Build or update the store `output` from `inputs` (files, folders, globs, JSONL manifests).
 
-    frames: sampled a clip, by default the model's own number. workers: decode processes, by default one a core. batch_size:
+    frames: sampled a clip, by default the model's own number, and at most that with a `sampling` by `fps`. segment: files longer
+    than this many seconds become clips of that length, which share `overlap` seconds (by default a fifth), or with `at_scenes`
+    begin where shots do; by default as the store was made before. workers: decode processes, by default one a core. batch_size:
     clips encoded at once, by default 1 on a CPU. timeout: seconds to decode one clip. rebuild: take nothing from a store
     that is at `output`. prune: drop its clips that are not among the inputs. device, provider, threads: see
     `sessions.Graph`.
@@ -114,14 +124,23 @@ def index_videos(
     """
     began = time.monotonic()
     loaded = model if isinstance(model, Model) else load_model(model, device=device, provider=provider, threads=threads)
-    settings = IndexSettings.of(loaded.directory, frames, decoder, dtype)
     path = Path(output)
-    plan = make_plan(find_videos(list(inputs)), path, loaded.directory, settings, rebuild=rebuild, prune=prune)
+    segments = _segmenting(segment, overlap, at_scenes, path, rebuild)
+    settings = IndexSettings.of(loaded.directory, frames, decoder, dtype, sampling, fps, segments)
+    workers = available_cores() if workers is None else workers
+    clips = find_videos(list(inputs))
+    if segments is not None:
+        try:
+            with DecodePool(min(workers, len(clips)), count=settings.sampling, decoder=decoder, timeout_s=timeout) as pool:
+                clips = cut_inputs(clips, segments, path, pool, rebuild=rebuild)
+        except KeyboardInterrupt:
+            raise Interrupted("stopped before the first clip: nothing was changed") from None
+    plan = make_plan(clips, path, loaded.directory, settings, rebuild=rebuild, prune=prune)
     journal = Journal(path, half=dtype == "float16")
     run = _Run(plan, loaded, settings, journal, progress, began)
     try:
         run.check_space()
-        run.encode(available_cores() if workers is None else workers, batch_size, timeout)
+        run.encode(workers, batch_size, timeout)
         run.write()
         journal.discard()
     except KeyboardInterrupt:
@@ -133,6 +152,14 @@ def index_videos(
     if strict and run.report.failed:
         raise SkippedInputsError(f"{len(run.report.failed)} of {len(plan.clips)} clips were skipped: {_reasons(run.report.failed)}")
     return run.report
+
+
+def _segmenting(length: float | None, overlap: float | None, scenes: bool, output: Path, rebuild: bool) -> Segmenting | None:
+    if length is None:
+        if overlap is not None or scenes:
+            raise UsageProblem("segments need a length", "say how many seconds with --segment")
+        return None if rebuild else earlier_segmenting(output)
+    return Segmenting(length, (0.0 if scenes else length / 5) if overlap is None else overlap, scenes)
 
 
 class _Run:
@@ -180,7 +207,7 @@ class _Run:
         self.report.notes += [g.note for g in (encoder.frame_graph, encoder.temporal_graph) if g is not None and g.note]
         with DecodePool(
             min(workers, len(self.todo)),
-            count=self.settings.frames,
+            count=self.settings.sampling,
             transform_config=self.model.directory.preprocess,
             decoder=self.settings.decoder,
             timeout_s=timeout,

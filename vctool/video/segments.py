@@ -16,6 +16,7 @@ from vctool.errors import UsageProblem
 from vctool.video.clip import VideoInput
 from vctool.video.workers import DecodePool
 
+SEGMENT_OF = "segment_of"  # in a segment's metadata: the id of the clip that it is cut from
 LEAST_SCENE = 2.0  # seconds: shorter shots join the one after them, a frame each would tell little
 
 
@@ -83,10 +84,11 @@ def segmented(clips: Iterable[VideoInput], how: Segmenting, pool: DecodePool) ->
         if len(spans) <= 1:
             yield clip
         else:
-            name = clip.id if clip.start is None and clip.end is None else clip.id.rpartition("#")[0] or clip.id
-            yield from (_piece(clip, name, *span) for span in spans)
+            yield from (piece(clip, *span) for span in spans)
 
 
-def _piece(clip: VideoInput, name: str, start: float, end: float) -> VideoInput:
+def piece(clip: VideoInput, start: float, end: float) -> VideoInput:
+    """Seconds `[start, end)` of a clip's file as a clip that knows what it is cut from."""
+    name = clip.id if clip.start is None and clip.end is None else clip.id.rpartition("#")[0] or clip.id
     start, end = round(start, 3), round(end, 3)
-    return replace(clip, id=f"{name}#{start:.15g}-{end:.15g}", start=start, end=end)
+    return replace(clip, id=f"{name}#{start:.15g}-{end:.15g}", start=start, end=end, meta=clip.meta | {SEGMENT_OF: clip.id})
