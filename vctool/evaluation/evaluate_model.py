@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -85,20 +85,9 @@ def evaluate_store(
     with their queries, both counted in the notes. branches: default all that the model has.
     Raises StoreError if the store was made with another model.
     """
-    from vctool.runtime.search import require_same_model
-
-    require_same_model(store, model.directory)
     config = model.directory.config
     asked = check_branches(branches) if branches else model_branches(config.interaction)
-    columns = match_clips(split, store)
-    if not (columns >= 0).any():
-        raise InputError(
-            f"none of the {len(split.clips)} clips of {split.benchmark} {split.name} is in {store.path}",
-            f"ids there look like '{store.clip_ids[0]}', in the data like '{split.clips[0].id}'" if len(store) else "the store is empty",
-        )
-    split = split.keep((columns >= 0).tolist(), why_missing)
-    columns = columns[columns >= 0]
-    notes = [f"{len(store) - len(columns)} clips of the store are not in the split and left out"] if len(store) > len(columns) else []
+    split, columns, notes = match_split(split, store, model, why_missing)
     if bank is not None and bank.scores is not None and len(asked) > 1:
         raise UsageProblem("a bank of scores belongs to one branch", "choose it with --branch, or give the bank as texts")
     queries = _Counting(encoder or model.text)
@@ -110,22 +99,46 @@ def evaluate_store(
             banked = {asked[0]: bank.scores}
         elif bank is not None:
             banked = _named(stack.enter_context(scored_store(bank.texts, queries, store, columns, asked)))
-        facts = {
-            "kind": "model",
-            "model": {"name": config.name, "sha256": model.directory.fingerprint, "interaction": config.interaction},
-            "query_policy": config.query.policy,
-            "expand": config.query.expand,
-            "store": {
-                "clips": len(store),
-                "dtype": store.dtype,
-                "frames": store.manifest.get("frames"),
-                "sha256": store_sha256(store),
-            },
-        }
         primary = config.interaction if config.interaction in asked else asked[-1]
         places = store_places(store, split.clip_ids, columns)
-        subject = Subject(facts, primary, _frames(store, config.frames), config.query.max_length, tuple(notes), places)
+        facts, frames = model_facts(store, model), frames_per_clip(store, config.frames)
+        subject = Subject(facts, primary, frames, config.query.max_length, tuple(notes), places)
         return evaluate_scores(_named(scores), split, subject, settings, banked)
+
+
+def match_split(
+    split: Split, store: Store, model: Model, why_missing: str = "are not in the store"
+) -> tuple[Split, npt.NDArray[np.int64], list[str]]:
+    """The split as far as the store holds its clips, the store's clip for each of its clips (int64 [N]), and notes on the rest.
+
+    Raises StoreError if the store was made with another model, InputError if it holds none of the clips.
+    """
+    from vctool.runtime.search import require_same_model
+
+    require_same_model(store, model.directory)
+    columns = match_clips(split, store)
+    if not (columns >= 0).any():
+        raise InputError(
+            f"none of the {len(split.clips)} clips of {split.benchmark} {split.name} is in {store.path}",
+            f"ids there look like '{store.clip_ids[0]}', in the data like '{split.clips[0].id}'" if len(store) else "the store is empty",
+        )
+    split = split.keep((columns >= 0).tolist(), why_missing)
+    columns = columns[columns >= 0]
+    notes = [f"{len(store) - len(columns)} clips of the store are not in the split and left out"] if len(store) > len(columns) else []
+    return split, columns, notes
+
+
+def model_facts(store: Store, model: Model) -> dict[str, Any]:
+    """What was scored: model and store with their hashes."""
+    config = model.directory.config
+    held = {"clips": len(store), "dtype": store.dtype, "frames": store.manifest.get("frames"), "sha256": store_sha256(store)}
+    return {
+        "kind": "model",
+        "model": {"name": config.name, "sha256": model.directory.fingerprint, "interaction": config.interaction},
+        "query_policy": config.query.policy,
+        "expand": config.query.expand,
+        "store": held,
+    }
 
 
 def store_sha256(store: Store) -> str:
@@ -170,7 +183,8 @@ def _named(scores: Mapping[Branch, ScoreMatrix]) -> dict[str, ScoreMatrix]:
     return {str(branch): matrix for branch, matrix in scores.items()}
 
 
-def _frames(store: Store, otherwise: int) -> int:
+def frames_per_clip(store: Store, otherwise: int) -> int:
+    """How many frames of each clip the store's tokens were made from."""
     frames = store.manifest.get("frames")
     count = frames.get("count") if isinstance(frames, dict) else frames
     return count if isinstance(count, int) else otherwise
@@ -195,6 +209,24 @@ def evaluate_videos(
     videos: folder to find them in; None takes the paths of the manifest. keep_store: where the store stays (and is updated
     next time); None makes a temporary one. Missing and broken clips are dropped with their queries and counted.
     """
+    with indexed(split, model, videos, keep_store=keep_store, frames=frames, workers=workers, indexing=indexing) as (store, why_missing):
+        return evaluate_store(
+            split, store, model, branches=branches, settings=settings, bank=bank, why_missing=why_missing, progress=progress
+        )
+
+
+@contextmanager
+def indexed(
+    split: Split,
+    model: Model,
+    videos: Path | None,
+    *,
+    keep_store: Path | None = None,
+    frames: int | None = None,
+    workers: int | None = None,
+    indexing: Callable[[IndexProgress], None] | None = None,
+) -> Iterator[tuple[Store, str]]:
+    """A store of the split's clips, made now, and why others are missing. Arguments as of `evaluate_videos`."""
     from vctool.runtime.indexing import index_videos
     from vctool.store import open_store
 
@@ -211,19 +243,8 @@ def evaluate_videos(
         output = keep_store or Path(scratch) / "clips.npz"
         report = index_videos([listing], output, model, frames=frames, workers=workers, progress=indexing)
         missing = sum(place is None for place in places)
-        broken = len(report.failed)
         with open_store(output) as store:
-            evaluation = evaluate_store(
-                split,
-                store,
-                model,
-                branches=branches,
-                settings=settings,
-                bank=bank,
-                why_missing=f"could not be used ({missing} missing, {broken} broken)",
-                progress=progress,
-            )
-    return evaluation
+            yield store, f"could not be used ({missing} missing, {len(report.failed)} broken)"
 
 
 def _manifest(split: Split, places: Sequence[Located | None]) -> str:

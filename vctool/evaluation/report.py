@@ -9,6 +9,7 @@ from typing import Any
 from vctool.errors import InputError
 from vctool.evaluation.comparison import Compared
 from vctool.evaluation.failures import clips_of
+from vctool.evaluation.protocols import Protocol
 from vctool.evaluation.result import TASKS, Evaluation, Line, save_result
 from vctool.metrics import METRIC_NAMES
 
@@ -170,8 +171,12 @@ def subject_name(subject: Mapping[str, Any]) -> str:
 
 
 def protocol_facts(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """The protocol as names and values."""
-    protocol = evaluation.protocol
+    """The protocol of an evaluation as names and values."""
+    return protocol_rows(evaluation.protocol)
+
+
+def protocol_rows(protocol: Protocol) -> list[tuple[str, str]]:
+    """A protocol as names and values."""
     facts = [
         ("Protocol", protocol.name),
         ("Captions", protocol.captions),
@@ -186,25 +191,38 @@ def protocol_facts(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 
 def environment_facts(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """What the result was made with, as names and values."""
+    """What an evaluation was made from and with, as names and values."""
+    sources = [(f"Source {name}", f"SHA-256 {digest}") for name, digest in evaluation.sources.items()]
+    return [*subject_facts(evaluation.subject), *sources, *hardware_facts(evaluation.environment)]
+
+
+def subject_facts(subject: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Model and store, or matrix, with their hashes."""
     facts: list[tuple[str, str]] = []
-    model = evaluation.subject.get("model")
+    model = subject.get("model")
     if isinstance(model, Mapping):
         facts.append(("Model", f"{model['name']}, SHA-256 {model['sha256']}, interaction {model['interaction']}"))
-        facts.append(("Query tokens", f"{evaluation.subject['query_policy']}, expansion {evaluation.subject['expand']}"))
-    if "store" in evaluation.subject:
-        store = evaluation.subject["store"]
+        facts.append(("Query tokens", f"{subject['query_policy']}, expansion {subject['expand']}"))
+    if "store" in subject:
+        store = subject["store"]
         facts.append(("Store", f"{store['clips']:,} clips, {store['dtype']}, content {store.get('sha256', 'unknown')}"))
-    if "sha256" in evaluation.subject:
-        facts.append(("Scores", f"{evaluation.subject['file']}, SHA-256 {evaluation.subject['sha256']}"))
-    facts += [(f"Source {name}", f"SHA-256 {digest}") for name, digest in evaluation.sources.items()]
-    made = evaluation.environment
-    if made:
-        facts.append(("Versions", ", ".join(f"{name} {version}" for name, version in made["versions"].items())))
-        hardware = made["hardware"]
-        facts.append(("Hardware", f"{hardware['processor']}, {hardware['cores']} cores, {hardware['system']}"))
-        facts += [("Seed", str(made["seed"])), ("Command", str(made["command"])), ("Made", str(made["created"]))]
+    if "sha256" in subject:
+        facts.append(("Scores", f"{subject['file']}, SHA-256 {subject['sha256']}"))
     return facts
+
+
+def hardware_facts(made: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Versions, hardware, seed and command, as `environment` gives them."""
+    if not made:
+        return []
+    hardware = made["hardware"]
+    return [
+        ("Versions", ", ".join(f"{name} {version}" for name, version in made["versions"].items())),
+        ("Hardware", f"{hardware['processor']}, {hardware['cores']} cores, {hardware['system']}"),
+        ("Seed", str(made["seed"])),
+        ("Command", str(made["command"])),
+        ("Made", str(made["created"])),
+    ]
 
 
 def _facts(facts: Iterable[tuple[str, str]]) -> str:
