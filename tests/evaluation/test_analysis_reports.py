@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pagecheck import Page
 from PIL import Image
-from tinymodel import build_tiny_model, make_video
+from tinymodel import COLOURS, build_tiny_model, make_video
 
 from vctool.runtime.indexing import index_videos
 
@@ -85,17 +85,22 @@ def test_branches_that_agree_have_no_examples(vctool: Vctool, coloured_index: Pa
     assert "Found by v and missed by f" in page.texts
 
 
-def test_a_clip_that_only_one_branch_finds_is_shown(vctool: Vctool, tiny_model: Path, tmp_path: Path) -> None:
-    # A single red frame is all that f needs; v mixes half of the mean colour in, and red alone is nearer to the other clip.
+def test_a_clip_that_only_one_branch_finds_is_shown(
+    vctool: Vctool, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One red frame is all that f needs. v mixes half of the clip's mean colour in: cosine 0.94 to red, where crimson has 0.95.
+    monkeypatch.setitem(COLOURS, "crimson", (230, 20, 80))
     make_video(tmp_path / "flash.mp4", ["red", "green", "green", "green"], seconds=0.1)
-    make_video(tmp_path / "reddish.mp4", ["red", "yellow", "magenta", "red"], seconds=0.1)
-    rows = [{"video": "flash.mp4", "caption": "red"}, {"video": "reddish.mp4", "caption": "yellow"}]
+    make_video(tmp_path / "crimson.mp4", ["crimson"], seconds=0.4)
+    rows = [{"video": "flash.mp4", "caption": "red"}, {"video": "crimson.mp4", "caption": "green"}]
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     index_videos([tmp_path / "captions.jsonl"], tmp_path / "clips.npz", tiny_model, workers=0)
     numbers, page = analysed(vctool, "branches", tmp_path / "clips.npz", tmp_path / "captions.jsonl", tmp_path / "out")
-    cases = [*numbers["examples"]["f"], *numbers["examples"]["v"]]
-    assert len(cases) == numbers["found"]["at_1"]["only_f"]["queries"] + numbers["found"]["at_1"]["only_v"]["queries"] > 0
-    assert len(page.images) == 2 * len(cases)
+    first = numbers["found"]["at_1"]
+    assert [first[key]["queries"] for key in ("both", "only_f", "only_v", "neither", "either")] == [0, 1, 0, 1, 1]
+    (case,) = numbers["examples"]["f"]
+    assert (case["right_clip"], case["rank_f"], case["rank_v"], case["above_on_v"]) == ("flash.mp4", 1.0, 2.0, ["crimson.mp4"])
+    assert len(page.images) == 2
 
 
 def test_the_failure_gallery_names_the_words_that_lifted_the_wrong_clip(
