@@ -91,6 +91,7 @@ def examine() -> Iterator[Finding]:
     yield _gpu()
     yield _encoder()
     yield from _engines()
+    yield _scorer()
     for extra, names in _EXTRAS.items():
         versions = {name: _version(name) for name in names}
         found = ", ".join(f"{name} {version}" if version else f"{name} not installed" for name, version in versions.items())
@@ -210,6 +211,26 @@ def _engines() -> Iterator[Finding]:
             runs = f"runs nothing here: {problem.message.removeprefix('no GPU: ')}"
         builds = f"builds for {', '.join(loaded.architectures)}; " if loaded.architectures else ""
         yield Finding(flavour, "ok", f"{loaded.version}: {builds}{runs}")
+
+
+def _scorer() -> Finding:
+    """What compares tokens in a search, and why; what would, if asked."""
+    from vctool.runtime.sessions import has_nvidia_device, import_onnxruntime
+
+    try:
+        from vctool.scoring import kernels
+
+        kernel = kernels.chosen_kernel("int8")
+        offered = import_onnxruntime().get_available_providers()
+    except (ImportError, VctoolError):  # each has a line of its own
+        return Finding("scorer", "optional", "not examined")
+    used = f"{kernel} kernel on the CPU"
+    if not has_nvidia_device():
+        return Finding("scorer", "ok", f"{used}: no NVIDIA GPU is seen (--scorer graph runs the GPU's graph on the CPU)")
+    if "CUDAExecutionProvider" not in offered:
+        mend = f"pip uninstall -y onnxruntime && {install_line('gpu')}"
+        return Finding("scorer", "ok", f"{used}: this ONNX Runtime has no CUDA", mend)
+    return Finding("scorer", "ok", f"{used}, unless --device cuda or --scorer graph: then the graph on the GPU, within --memory")
 
 
 def _font() -> Finding:

@@ -14,6 +14,7 @@ import click
 from vctool.cli.command import command
 from vctool.cli.console import clock, plain_table, print_json, say, stdout
 from vctool.cli.options import PATH, device_option, json_option, provider_option, threads_option
+from vctool.cli.scorer import chosen_scorer, scorer_options
 from vctool.errors import InputError, UsageProblem, VctoolError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ _BLOCK = 64  # queries of a file answered in one pass over the store
 @click.option("--exact", is_flag=True, help="Compare every clip (this version always does).")
 @device_option
 @provider_option
+@scorer_options
 @threads_option
 @json_option
 def query(
@@ -97,6 +99,7 @@ class _Asked:
     def __init__(
         self, store: Store, model: Path | None, k: int, branch: Branch | None, explain: bool, as_json: bool, settings: dict[str, Any]
     ) -> None:
+        self.scorer = chosen_scorer(settings.pop("scorer"), settings.pop("memory"), settings)
         self.store, self._model, self._settings = store, model, settings
         self.k, self.branch, self.explain, self.as_json = k, branch, explain, as_json
 
@@ -111,7 +114,7 @@ class _Asked:
         from vctool.runtime.search import search_all
 
         model = self.model if any(isinstance(q, str) for q in asked) else None
-        for result in search_all(asked, self.store, model, self.k, self.branch):
+        for result in search_all(asked, self.store, model, self.k, self.branch, self.scorer):
             if result.query.dropped:
                 say(f"warning: the query is longer than the model reads; cut off: {_short(result.query.dropped)!r}")
             if self.as_json:
