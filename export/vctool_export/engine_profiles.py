@@ -15,6 +15,8 @@ MAX_BATCH = 32
 """Clips (or queries) of the bulk profile."""
 LONGEST_CLIP = 64
 """Frames of one clip that the interactive profile takes, where the temporal encoder has no limit of its own."""
+SCORED_CLIPS = 4096
+"""Clips that a scorer compares with one query at once, at most; in bulk fewer, since it holds a similarity for every two tokens."""
 
 Axis = tuple[int, int, int]  # min, opt, max
 
@@ -45,7 +47,7 @@ def profiles_for(
 
 
 def _axes(graph: str, config: ModelConfig, max_batch: int) -> dict[str, dict[str, Axis]]:
-    """Ranges by profile, and by place: axis 0 is `batch`, every later axis `inner`."""
+    """Ranges by profile, and by the name of an axis or by place: axis 0 is `batch`, every later axis `inner`."""
     frames = config.frames
     longest = config.temporal.max_frames if config.temporal.kind == "transformer" else max(LONGEST_CLIP, frames)
     many = max(1, max_batch // 2)
@@ -59,13 +61,21 @@ def _axes(graph: str, config: ModelConfig, max_batch: int) -> dict[str, dict[str
     if graph == "temporal":
         inner = (1, frames, longest)
         return {"interactive": {"batch": (1, 1, 1), "inner": inner}, "bulk": {"batch": (1, many, max_batch), "inner": inner}}
+    if graph == "scorer":
+        # By the names its axes have: queries, their tokens, clips scored at once, tokens of a clip.
+        tokens = longest + config.temporal.expansion_tokens
+        shared = {"Q": (1, config.query.max_length, max(config.query.max_length, 77)), "T": (1, frames, tokens)}
+        return {
+            "interactive": {"B": (1, 1, 1), "C": (1, SCORED_CLIPS, SCORED_CLIPS), **shared},
+            "bulk": {"B": (1, many, max_batch), "C": (1, SCORED_CLIPS // 16, SCORED_CLIPS // 16), **shared},
+        }
     return {"interactive": {}, "bulk": {}}
 
 
 def _range(graph: str, source: str, at: int, side: int | str, axes: Mapping[str, Axis]) -> Axis:
     if isinstance(side, int):
         return side, side, side
-    found = axes.get("batch" if at == 0 else "inner")
+    found = axes.get(side) or axes.get("batch" if at == 0 else "inner")
     if found is None:
         raise ModelError(f"graph {graph}: axis {at} ('{side}') of {source} is dynamic, and no profile has a range for it")
     return found

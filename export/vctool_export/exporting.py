@@ -25,6 +25,7 @@ from vctool_export.precision import PrecisionReport, convert_to_half
 from vctool_export.probe import read_probe
 from vctool_export.reference import REFERENCE_FILE, Array, Reference
 from vctool_export.report import LAYERS_FILE, REPORT_FILE, Report
+from vctool_export.scorer_graph import SCORER_TOKENS, prove_scorer, write_scorer
 from vctool_export.staging import exchange, staged
 from vctool_export.torch_reference import TorchSession, torch_reference
 from vctool_export.verify import verify_artifact
@@ -44,6 +45,8 @@ def export_graphs(
     progress: Say | None = None,
 ) -> Report:
     """Write the plain fp32 graphs `onnx/{text,frame,temporal}.onnx`, those of other `precisions` beside them, and their proof.
+
+    And `onnx/scorer.onnx`, MeanMaxSim over float16 tokens with float32 sums: without weights, one for all precisions.
 
     probe: clips for the retrieval level, the shipped ones if None. calibrate: clips whose ranges `int8-qdq` takes. Everything is
     made in a scratch folder and compared with PyTorch; if any of it fails, VerificationError is raised (its `report` has the
@@ -65,6 +68,9 @@ def export_graphs(
         for spec in specs:
             say(f"exporting {spec.name}")
             export_graph(spec, onnx_dir / graph_file(spec.name, "fp32"), graph_metadata(model_dir, spec.name, "fp32", OPSET, told))
+        scorer = onnx_dir / graph_file("scorer", "fp32")
+        write_scorer(scorer, SCORER_TOKENS, model.backbone.embed_dim, graph_metadata(model_dir, "scorer", "fp32", OPSET, told))
+        prove_scorer(scorer)
         reference = torch_reference(model, tokenizer, questions, facts, progress=say)
         layers: dict[str, dict[str, PrecisionReport]] = {}
         feeds = _calibration(specs, tokenizer, model, calibrate) if "int8-qdq" in wanted else {}

@@ -19,14 +19,19 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from vctool.scoring import ONE
+from vctool.errors import VerificationError
+from vctool.scoring import ONE, mean_max_sim
 
 TokenType = Literal["float32", "float16", "int8"]
 TOKEN_TYPES: tuple[TokenType, ...] = get_args(TokenType)
 OPSET = 18
+SCORER_TOKENS: TokenType = "float16"
+"""What the scorer of a model directory takes: the tokens of float16 stores as they are; vctool itself carries one for each type."""
+MAX_ERROR = 1e-5
 
 _ELEMENT = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "int8": TensorProto.INT8}
 
@@ -106,6 +111,39 @@ def write_scorer(path: Path, tokens: TokenType, dim: int | None = None, metadata
     path.write_bytes(scorer_graph(tokens, dim, metadata).SerializeToString(deterministic=True))
 
 
+def prove_scorer(path: Path) -> float:
+    """The largest difference of a scorer for `SCORER_TOKENS` from the NumPy definition, over clips of several lengths, one empty.
+
+    Raises VerificationError if it is more than `MAX_ERROR`.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    width = next(i.shape[2] for i in session.get_inputs() if i.name == "query_tokens")
+    rng = np.random.default_rng(0)
+    query_BQD, clip_CTD = (_unit(rng.standard_normal(shape)) for shape in ((3, 7, width), (9, 6, width)))
+    query_mask_BQ, clip_mask_CT = rng.random((3, 7)) < 0.7, rng.random((9, 6)) < 0.7
+    query_mask_BQ[:, 0], clip_mask_CT[4] = True, False
+    half_CTD = clip_CTD.astype(SCORER_TOKENS)
+    feeds = {"query_tokens": query_BQD, "query_mask": query_mask_BQ, "clip_tokens": half_CTD, "clip_mask": clip_mask_CT}
+    found_BC = session.run(["scores"], feeds)[0]
+    worst = 0.0
+    for b in range(3):
+        rows_TD, offsets = half_CTD.astype(np.float32).reshape(-1, width), np.arange(0, 55, 6)
+        wanted_C = mean_max_sim(query_BQD[b], rows_TD, offsets, query_mask_BQ[b], clip_mask_CT.reshape(-1))
+        with np.errstate(invalid="ignore"):
+            off_C = np.where(found_BC[b] == wanted_C, 0, np.abs(found_BC[b] - wanted_C))
+        worst = max(worst, float(np.nan_to_num(off_C, nan=np.inf).max()))
+    if worst > MAX_ERROR:
+        raise VerificationError(f"the scorer graph differs from the definition by {worst:.2g} (allowed: {MAX_ERROR:g})")
+    return worst
+
+
+def _unit(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    unit: npt.NDArray[np.float32] = (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
+    return unit
+
+
 def _main() -> None:
     import vctool.runtime
 
@@ -120,4 +158,4 @@ if __name__ == "__main__":
     _main()
 
 
-__all__ = ["OPSET", "TOKEN_TYPES", "TokenType", "scorer_graph", "write_scorer"]
+__all__ = ["MAX_ERROR", "OPSET", "SCORER_TOKENS", "TOKEN_TYPES", "TokenType", "prove_scorer", "scorer_graph", "write_scorer"]

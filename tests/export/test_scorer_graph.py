@@ -11,8 +11,14 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="graphs are built with onnx (the extra `export`)")
 onnxruntime = pytest.importorskip("onnxruntime", reason="graphs run in ONNX Runtime (the extra `cpu`)")
 
+from vctool.config import ModelConfig  # noqa: E402
+from vctool.errors import VctoolError, VerificationError  # noqa: E402
+from vctool.runtime import tensorrt_api  # noqa: E402
 from vctool.runtime.graph_scorer import GRAPHS  # noqa: E402
-from vctool_export.scorer_graph import TOKEN_TYPES, scorer_graph  # noqa: E402
+from vctool_export.engine_build import BuildLog, build  # noqa: E402
+from vctool_export.engine_checks import inputs_of  # noqa: E402
+from vctool_export.engine_profiles import profiles_for  # noqa: E402
+from vctool_export.scorer_graph import MAX_ERROR, SCORER_TOKENS, TOKEN_TYPES, prove_scorer, scorer_graph, write_scorer  # noqa: E402
 
 
 def run(tokens: Any, dim: int | None, **feeds: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -68,3 +74,29 @@ def test_the_graph_is_of_opset_18_has_no_weights_and_names_its_axes(tokens: Any)
 def test_the_graphs_in_the_package_are_those_that_are_built(tokens: Any) -> None:
     carried = onnx.load(Path(GRAPHS) / f"{tokens}.onnx")
     assert carried.graph == scorer_graph(tokens).graph, "run: python -m vctool_export.scorer_graph"
+
+
+def test_a_scorer_is_proved_against_the_definition_and_a_wrong_one_is_refused(tmp_path: Path) -> None:
+    write_scorer(tmp_path / "scorer.onnx", SCORER_TOKENS, 32)
+    assert prove_scorer(tmp_path / "scorer.onnx") <= MAX_ERROR
+    graph = onnx.load(tmp_path / "scorer.onnx")
+    next(t for t in graph.graph.initializer if t.name == "least").CopyFrom(onnx.numpy_helper.from_array(np.array(0, np.float32), "least"))
+    onnx.save(graph, tmp_path / "scorer.onnx")  # masked tokens count as 0, the commonest mistake
+    with pytest.raises(VerificationError, match="the scorer graph differs from the definition"):
+        prove_scorer(tmp_path / "scorer.onnx")
+
+
+@pytest.mark.parametrize("tokens", ["float16", "int8"])
+def test_tensorrts_parser_and_builder_take_it(tmp_path: Path, tokens: Any) -> None:
+    try:
+        rtx = tensorrt_api.load_tensorrt("tensorrt-rtx")
+    except VctoolError as problem:
+        pytest.skip(f"{problem.message}: the extra `rtx` has its packages")
+    write_scorer(tmp_path / "scorer.onnx", tokens, 64)
+    profiles = profiles_for("scorer", inputs_of(tmp_path / "scorer.onnx"), ModelConfig(embed_dim=64))
+    assert {p.name for p in profiles} == {"interactive", "bulk"}
+    log = BuildLog(rtx, tmp_path / "log")
+    try:
+        assert build(rtx, tmp_path / "scorer.onnx", profiles, log, architecture="sm80").plan.nbytes > 1000
+    finally:
+        log.close()
