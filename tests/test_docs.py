@@ -106,9 +106,14 @@ def test_recipes_that_are_shown_are_recipes(document: Path) -> None:
     if recipes and importlib.util.find_spec("torch") is None:
         pytest.skip('torch is not installed: pip install "vctool[train]"')
     for values in recipes:
+        from vctool.ablation.grid import Ablation
+        from vctool.config import from_dict
         from vctool.training.recipe import recipe_from
 
-        recipe_from(values, document.name)
+        if "cell" in values:
+            from_dict(Ablation, values, document.name)
+        else:
+            recipe_from(values, document.name)
 
 
 def test_a_command_that_does_not_exist_would_be_found() -> None:

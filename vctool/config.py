@@ -21,6 +21,7 @@ from vctool.errors import ModelError, VctoolError
 SCHEMA = 1
 
 Interaction = Literal["f", "v", "fv"]
+SimilarityKind = Literal["mean", "sum", "two_way", "weighted"]
 Expand = Literal["on", "off", "auto"]
 CountedTokens = Literal["all", "no_sot", "words"]
 
@@ -88,12 +89,17 @@ class BackboneConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """`config.json`: everything about a model but its weights."""
+    """`config.json`: everything about a model but its weights.
+
+    interaction: which token sets score, frame tokens, video tokens or both. similarity: how tokens score; `mean` is
+    MeanMaxSim, the others (`vctool.models.similarity`) are for ablations in PyTorch and are neither exported nor served.
+    """
 
     name: str = "video-colbert"
     embed_dim: int = 512
     frames: int = 12
     interaction: Interaction = "fv"
+    similarity: SimilarityKind = "mean"
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     query: QueryConfig = field(default_factory=QueryConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)

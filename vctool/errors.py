@@ -99,6 +99,10 @@ class SkippedInputsError(VctoolError):
     exit_code = 4
 
 
+class Diverged(VctoolError):
+    """Training left the numbers: a loss or a gradient that is not finite."""
+
+
 class Interrupted(VctoolError):
     """Ctrl-C; what was finished has been committed."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from vctool.errors import InputError, UsageProblem, VerificationError
+from vctool.errors import InputError, ModelError, UsageProblem, VerificationError
 from vctool.models.checkpoint import load_model
 from vctool.preprocessing.tokenizer import Tokenizer
 from vctool.runtime.checksums import CHECKSUMS_FILE, write_checksums
@@ -51,13 +51,18 @@ def export_graphs(
     probe: clips for the retrieval level, the shipped ones if None. calibrate: clips whose ranges `int8-qdq` takes. Everything is
     made in a scratch folder and compared with PyTorch; if any of it fails, VerificationError is raised (its `report` has the
     verdicts) and nothing of the directory is changed. Graphs of other precisions that are there stay if they are of the same
-    weights, tokenizer and preprocessing, and are removed if not.
+    weights, tokenizer and preprocessing, and are removed if not. Raises ModelError for a model that does not score by MeanMaxSim.
     """
     say = progress or (lambda _: None)
     wanted = _checked(precisions, calibrate)
     require_packages()
     with staged(model_dir) as scratch:
         model = load_model(model_dir)
+        if model.config.similarity != "mean":
+            raise ModelError(
+                f'{model_dir} scores by similarity = "{model.config.similarity}", which only PyTorch computes',
+                "such models are for `vctool ablate`; index and query serve MeanMaxSim alone",
+            )
         specs = graph_specs(model)
         tokenizer = Tokenizer.load(model_dir)
         questions = read_probe(tokenizer, model.backbone.preprocess, probe)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file
 from tinymodel import COLOURS, make_video
 from torch import Tensor, nn
 
-from vctool.config import BackboneConfig, ModelConfig, PreprocessConfig, QueryConfig, TemporalConfig
+from vctool.config import BackboneConfig, ModelConfig, PreprocessConfig, QueryConfig, TemporalConfig, read_json
 from vctool.models.backbone import Backbone
 from vctool.models.losses import LossConfig
 from vctool.models.video_colbert import VideoColBERT
@@ -89,6 +90,13 @@ class ToyBackbone(Backbone):
 def toy_model(config: ModelConfig, *, checkpoint: Path | None = None) -> VideoColBERT:
     """Stands in for `build_model`; the name `open` gives a backbone whose towers are not frozen."""
     return VideoColBERT(config, ToyBackbone(packaged=config.backbone.name != "open"))
+
+
+def load_toy(folder: Path) -> VideoColBERT:
+    """Stands in for `load_model`: a toy from its model directory."""
+    model = toy_model(read_json(ModelConfig, folder / "config.json"))
+    model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    return model.eval()
 
 
 def toy_config(**changes: Any) -> ModelConfig:

@@ -18,6 +18,7 @@ COMMANDS: dict[str, LazyCommand] = {
     "evaluate": ("vctool.cli.evaluate", "evaluate", "Metrics of a model, a store or a similarity matrix."),
     "compare": ("vctool.cli.compare", "compare", "Is result B better than result A? A paired test."),
     "analyze": ("vctool.cli.analyze", "analyze", "Why a model scores what it scores: plots and numbers."),
+    "ablate": ("vctool.cli.ablate", "ablate", "Train and measure a grid of variants, with seeds and intervals."),
     "data": ("vctool.cli.data", "data", "Benchmarks: what is known of them, and what of them is here."),
     "export": ("vctool.cli.export", "export", "Write a model's ONNX graphs, proved against PyTorch."),
     "verify": ("vctool.cli.verify", "verify", "Are a model's graphs what PyTorch computes?"),

@@ -68,7 +68,10 @@ def train(recipe: Path | None, run: Path | None, output: Path | None, dry_run: b
 
     display = Display(quiet=quiet)
     summary = start(settings, display=display) if run is None else resume(run, settings, display=display)
-    _export(Path(summary["model"]), display)
+    if settings.model.similarity == "mean":
+        _export(Path(summary["model"]), display)
+    else:
+        display.say(f'no graphs are written: similarity = "{settings.model.similarity}" is scored by PyTorch alone')
     if as_json:
         print_json(summary)
     else:

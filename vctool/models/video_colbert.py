@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vctool.config import ModelConfig, QueryConfig
 from vctool.models.backbone import Backbone
 from vctool.models.interaction import BranchScores, ScoreKernel, mean_max_sim
+from vctool.models.similarity import Similarities
 from vctool.models.temporal import build_temporal_encoder
 
 
@@ -60,6 +61,8 @@ class VideoColBERT(nn.Module):
         self.config = config
         self.backbone = backbone
         self.temporal = build_temporal_encoder(backbone.embed_dim, config.temporal)
+        plain = config.similarity == "mean"
+        self.similarities = None if plain else Similarities(config.similarity, config.interaction, backbone.embed_dim)
 
     def encode_query(self, input_ids_BL: Tensor, attention_mask_BL: Tensor) -> QueryTokens:
         """Token ids (int64) and the mask of true tokens to query tokens. `pooled` policy: Q = 1."""
@@ -91,8 +94,14 @@ class VideoColBERT(nn.Module):
         return self.encode_maps(flat.reshape(clips, frames, *flat.shape[1:]), frame_mask_CF)
 
     def score(self, query: QueryTokens, video: VideoTokens) -> BranchScores:
-        """MMS_F and MMS_V of every query against every clip, as the model's interaction asks."""
+        """MMS_F and MMS_V of every query against every clip, as interaction and similarity ask."""
         wanted, kernel = self.config.interaction, self.score_kernel
+        if self.similarities is not None:
+            by_frame, by_video = self.similarities.frame, self.similarities.video
+            return BranchScores(
+                by_frame(*query, video.frame_CFD, video.frame_mask_CF) if by_frame is not None else None,
+                by_video(*query, video.video_CVD, video.video_mask_CV) if by_video is not None else None,
+            )
         frame = mean_max_sim(*query, video.frame_CFD, video.frame_mask_CF, kernel=kernel) if "f" in wanted else None
         clip = mean_max_sim(*query, video.video_CVD, video.video_mask_CV, kernel=kernel) if "v" in wanted else None
         return BranchScores(frame, clip)

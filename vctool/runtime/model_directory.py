@@ -74,6 +74,11 @@ class ModelDirectory:
     def graph(self, name: str) -> Path:
         """Path of `onnx/<name>.onnx`, checked together with its external data. Raises ModelError if it cannot be trusted."""
         wanted = f"onnx/{name}.onnx"
+        if self.config.similarity != "mean":  # MeanMaxSim is the one rule that the runtime scores by
+            raise ModelError(
+                f'{self.path} scores by similarity = "{self.config.similarity}", which only PyTorch computes',
+                "such models are for `vctool ablate`; index and query serve MeanMaxSim alone",
+            )
         if wanted not in self.files:
             raise ModelError(f"{self.path} has no {wanted}", f"write it with: vctool export {self.path}")
         for listed, record in self.files.items():

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vctool.errors import Interrupted, UsageProblem, VctoolError
+from vctool.errors import Diverged, Interrupted, UsageProblem
 from vctool.models.interaction import BranchScores
 from vctool.training import checkpoint
 from vctool.training.batches import Batch
@@ -151,12 +151,12 @@ class Trainer:
         mean = [float(np.mean(column)) for column in zip(*parts, strict=True)]
         return StepNumbers(mean[0], mean[1], mean[2], mean[3], norm)
 
-    def _broken(self, what: str, where: str) -> VctoolError:
+    def _broken(self, what: str, where: str) -> Diverged:
         epoch, within = divmod(self.progress.step, self.it.epoch_steps)
         place = f"at step {self.progress.step + 1} (epoch {epoch + 1}, step {within + 1} of {self.it.epoch_steps}){where}"
         kept = checkpoint.checkpoints(self.folder.checkpoints)
         last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-        return VctoolError(f"{what} {place}; {last}", "start again with a lower optim.lr, optim.clip_norm or loss.log_scale")
+        return Diverged(f"{what} {place}; {last}", "start again with a lower optim.lr, optim.clip_norm or loss.log_scale")
 
     # -- validation and checkpoints ---------------------------------------------------------------------------------
 

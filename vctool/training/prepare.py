@@ -133,6 +133,29 @@ def prepare(recipe: Recipe, folder: Path, display: Display, stop: StopRequest) -
     return Prepared(recipe, model, loss, precision, train, plan, validation, queries, best)
 
 
+def prepare_held_out(
+    recipe: Recipe, model: VideoColBERT, manifest: Path, captions: int, folder: Path, display: Display
+) -> tuple[Split, Queries, Precision]:
+    """The clips of `manifest` and the first `captions` captions of each (0: all) as queries, ready for a model trained by `recipe`.
+
+    folder: where the features are kept if the recipe names no cache. Raises InputError where a clip cannot be read: results
+    on fewer clips than the manifest's are not those of the manifest.
+    """
+    precision = choose_precision(recipe.optim.precision)
+    model.to(precision.device)
+    clips = read_clips(manifest)
+    frozen = towers_frozen(model.backbone, recipe.optim.freeze_backbone)
+    cache = recipe.data.cache or folder / "cache"
+    store = frame_cache(model, cache, frozen=frozen, precision=precision, decoder=recipe.data.decoder)
+    inputs = [clip.input for clip in clips.clips]
+    with decode_pool(model, recipe.data.workers, recipe.data.decoder) as decode, display.bar("test clips", len(inputs), "clips") as update:
+        frames = prepare_frames(model, store, inputs, decode, frozen=frozen, precision=precision, report=lambda done, _: update(done))
+    clips = _usable(clips, frames, True, display)
+    queries = choose_queries(clips, captions)
+    texts = prepare_texts(model, _tokenizer(model, folder), queries.texts, cache, frozen=frozen, precision=precision)
+    return Split(clips, frames, texts), queries, precision
+
+
 def make_plan(recipe: Recipe, train: ClipSet) -> BatchPlan:
     """The batches of a run. Raises UsageProblem where an epoch is shorter than one optimizer step."""
     data, optim = recipe.data, recipe.optim

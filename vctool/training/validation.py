@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +40,16 @@ class Queries:
     pair_P: NDArray[np.int64]
     forward_P: NDArray[np.int64]
     backward_P: NDArray[np.int64]
+
+
+class SplitScores(NamedTuple):
+    """Of each branch (f, v, fv as the model has them): score_QN float32, and the share of right decisions about time in percent.
+
+    reversal is empty where no clip has captions for both directions.
+    """
+
+    score_QN: dict[str, NDArray[np.float32]]
+    reversal: dict[str, float]
 
 
 def choose_queries(split: ClipSet, captions: int) -> Queries:
@@ -104,6 +115,25 @@ def validate(
     caption of each direction; a tie is half right, so a model without a sense of time has 50. `pause` is called between
     batches and may raise to stop.
     """
+    scores = score_split(model, frames, texts, queries, precision, batch=batch, pause=pause)
+    out: dict[str, float] = {}
+    for branch, score in scores.score_QN.items():
+        out |= {f"{branch}/{name}": value for name, value in evaluate_ranking(score, queries.relevant).values().items()}
+    return out | {f"{branch}/{REVERSAL}": value for branch, value in scores.reversal.items()}
+
+
+@torch.no_grad()
+def score_split(
+    model: VideoColBERT,
+    frames: FrameData,
+    texts: TextData,
+    queries: Queries,
+    precision: Precision,
+    *,
+    batch: int = 64,
+    pause: Callable[[], None] = lambda: None,
+) -> SplitScores:
+    """What `validate` computes its metrics from: every query against every clip, and the decisions between directions of time."""
     training = model.training
     model.eval()
     try:
@@ -111,13 +141,11 @@ def validate(
         asked = _encode_queries(model, texts, precision, batch, pause)
     finally:
         model.train(training)
-    out: dict[str, float] = {}
-    for branch, score in _score(model, _pick(asked, queries.text_Q), clips, batch, pause).items():
-        out |= {f"{branch}/{name}": value for name, value in evaluate_ranking(score, queries.relevant).values().items()}
+    reversal = {}
     if len(queries.pair_P):
         forward = VideoTokens(*(t[torch.from_numpy(queries.pair_P).to(t.device)] for t in clips))
-        out |= _reversal(model, _pick(asked, queries.forward_P), _pick(asked, queries.backward_P), forward, backward)
-    return out
+        reversal = _reversal(model, _pick(asked, queries.forward_P), _pick(asked, queries.backward_P), forward, backward)
+    return SplitScores(_score(model, _pick(asked, queries.text_Q), clips, batch, pause), reversal)
 
 
 def _branches(interaction: str) -> list[str]:
@@ -180,7 +208,7 @@ def _reversal(
             for own, other in ((score[0, 0], score[0, 1]), (score[1, 1], score[1, 0])):
                 ahead = float(own - other)
                 right.setdefault(name, []).append(0.5 if abs(ahead) <= _SAME else float(ahead > 0))
-    return {f"{name}/{REVERSAL}": 100.0 * float(np.mean(values)) for name, values in right.items()}
+    return {name: 100.0 * float(np.mean(values)) for name, values in right.items()}
 
 
 def _pick(tokens: QueryTokens, wanted: NDArray[np.int64]) -> QueryTokens:
