@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "evaluate_ranking", "load_model", "mean_max_sim", "open_store", "search"]
+__all__ = ["__version__", "evaluate_ranking", "load_model", "mean_max_sim", "open_store", "search", "search_all"]
 
 _HOMES = {
     "evaluate_ranking": "vctool.metrics",
@@ -18,13 +18,14 @@ _HOMES = {
     "mean_max_sim": "vctool.runtime.api",
     "open_store": "vctool.store",
     "search": "vctool.runtime.search",
+    "search_all": "vctool.runtime.search",
 }
 
 if TYPE_CHECKING:
     from vctool.metrics import evaluate_ranking
     from vctool.runtime.api import mean_max_sim
     from vctool.runtime.model import load_model
-    from vctool.runtime.search import search
+    from vctool.runtime.search import search, search_all
     from vctool.store import open_store
 
 

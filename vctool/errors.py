@@ -8,10 +8,12 @@ from pathlib import Path
 class VctoolError(Exception):
     """A failure with a message for a person and an exit code for a script.
 
-    `hint` says what to do next; it is printed on its own line after the message.
+    `hint` says what to do next; it is printed on its own line after the message. `excerpt` is what the user wrote with a mark
+    below the place that is wrong, printed between the two.
     """
 
     exit_code = 1
+    excerpt = ""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)

@@ -138,6 +138,8 @@ def exit_code_of(run: Callable[[], Any], debug: bool = False) -> int:
     except VctoolError as problem:
         _trace(debug)
         _say(f"error: {_line(problem.message)}")
+        if problem.excerpt:
+            _say(problem.excerpt)
         if problem.hint:
             _say(f"hint: {_line(problem.hint)}")
         return problem.exit_code

@@ -1,4 +1,4 @@
-"""Search: one encoded query against a store, exact, with the reasons for each hit.
+"""Search: one encoded query against a store, exact or in two stages, with the reasons for each hit.
 
 Shape letters: Q query tokens, N clips, D width.
 """
@@ -6,126 +6,202 @@ Shape letters: Q query tokens, N clips, D width.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vctool.errors import StoreError, UsageProblem, VctoolError
+from vctool.runtime.allowed import Allowed, Bool, allowed_clips
 from vctool.runtime.encoder import QueryTokens
-from vctool.runtime.evidence import BRANCHES, Branch, Evidence, TokenEvidence, explain
+from vctool.runtime.evidence import BRANCHES, Branch, explain
+from vctool.runtime.filter_language import Filter
 from vctool.runtime.model import Model, load_model
 from vctool.runtime.model_directory import ModelDirectory
-from vctool.scoring import Scorer, batch_scores
+from vctool.runtime.query_arrays import queries_from_array
+from vctool.runtime.search_result import RESULT_SCHEMA, Hit, Mode, SearchResult
+from vctool.runtime.two_stage import Found, estimates, has_pooled, rerank
+from vctool.scoring import Query, Scorer, batch_scores, chosen_scores
 from vctool.store import Store, open_store
 
-RESULT_SCHEMA = 1
+__all__ = ["RESULT_SCHEMA", "Hit", "SearchResult", "Wanted", "search", "search_all"]
+
+# Below, an exact search takes at most some 30 ms of one core (D = 512), too little to give up certainty for.
+TWO_STAGE_FROM = 20_000
+_SCORES = 1 << 24  # estimates held at once, float32
 _SHOWN = 16  # characters of a fingerprint in a message: enough to tell any two apart
 
 
 @dataclass(frozen=True)
-class Hit:
-    """One clip found.
+class Wanted:
+    """Which part of a ranking is asked for, and how it is found.
 
-    index: its position in the store. path: absolute path of the video file, "" if the clip has none. start, end: the piece of
-    the file that the clip is, in seconds (end None if unknown). frame_score, video_score: None for a branch not used.
+    k hits after the first `offset`, those that score at least `min_score`. exact: True compares every allowed clip, False searches
+    in two stages at any size, None does so from `TWO_STAGE_FROM` clips on. candidates: in two stages, how many clips are compared,
+    by default as many as the recall asks for.
     """
 
-    rank: int
-    index: int
-    id: str
-    path: str
-    score: float
-    frame_score: float | None
-    video_score: float | None
-    start: float
-    end: float | None
-    evidence: Evidence
+    k: int = 10
+    offset: int = 0
+    min_score: float | None = None
+    exact: bool | None = None
+    candidates: int | None = None
 
-
-@dataclass(frozen=True)
-class SearchResult:
-    """The answer to one query: at most k hits, best first; ties in store order. mode `exact`: every clip was compared."""
-
-    query: QueryTokens
-    branch: Branch
-    hits: list[Hit]
-    mode: str
-    candidates: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The documented JSON form (docs/format.md): plain values only."""
-        query = self.query
-        tokens = [
-            {"text": text, "pad": bool(pad), "counted": bool(counted)}
-            for text, pad, counted in zip(query.pieces_Q, query.pad_Q, query.mask_Q, strict=True)
-        ]
-        return {
-            "schema": RESULT_SCHEMA,
-            "query": query.text,
-            "truncated": query.dropped,
-            "branch": self.branch,
-            "tokens": tokens,
-            "hits": [_hit_json(hit) for hit in self.hits],
-            "search": {"mode": self.mode, "candidates": self.candidates},
-        }
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UsageProblem(f"k is {self.k}: at least one hit must be asked for")
+        if self.offset < 0:
+            raise UsageProblem(f"the offset is {self.offset}", "0 is the first hit")
+        if self.min_score is not None and math.isnan(self.min_score):
+            raise UsageProblem("the least score is not a number", "scores lie between -2 and 2")
+        if self.candidates is not None and self.candidates < 1:
+            raise UsageProblem(f"{self.candidates} candidates: at least one clip must be compared")
+        if self.candidates is not None and self.exact:
+            raise UsageProblem("an exact search compares every clip", "leave out the number of candidates, or exact")
 
 
 def search(
-    query: str | QueryTokens,
+    query: str | QueryTokens | NDArray[Any],
     store: Store | str | Path,
     model: Model | ModelDirectory | str | Path | None = None,
     k: int = 10,
     branch: Branch | None = None,
     scorer: Scorer = batch_scores,
+    *,
+    where: str | Filter | None = None,
+    ids: Iterable[str] | None = None,
+    offset: int = 0,
+    min_score: float | None = None,
+    exact: bool | None = None,
+    candidates: int | None = None,
 ) -> SearchResult:
     """The k best clips of `store` for `query`.
 
-    query: a text, or tokens encoded before (`model` is then not needed). model: the model the store was made with; by default
-    the one its manifest names. branch: `f`, `v` or `fv`; by default the model's own. scorer: what scores the store, the CPU by
-    default. Scores are float32, exact.
-    Raises StoreError if the store was made with another model or the widths differ, InputError for an empty query.
+    query: a text; or tokens encoded before, `QueryTokens` or a float array [Q, D] of any multi-vector model (`model` is then not
+    needed, rows are L2-normalised). model: the model the store was made with; by default the one its manifest names. branch: `f`,
+    `v` or `fv`; by default the model's own. scorer: what scores the store, the CPU by default.
+
+    where: a filter on metadata (docs/guide.md). ids: only these clips. offset, min_score, exact, candidates: see `Wanted`.
+
+    Scores are float32 and exact in both modes; a search in two stages may miss a hit (docs/scoring.md has how rarely).
+    Raises StoreError if the store was made with another model or the widths differ, InputError for an empty query or an array
+    that is none, UsageProblem for a filter that is not understood.
     """
-    return search_all([query], store, model, k, branch, scorer)[0]
+    wanted = Wanted(k, offset, min_score, exact, candidates)
+    if isinstance(query, np.ndarray):
+        (query,) = queries_from_array(query) if query.ndim != 3 else _refuse_many()
+    opened = open_store(store) if isinstance(store, (str, Path)) else store
+    return search_wanted([query], opened, model, branch, wanted, allowed_clips(opened, where, ids), scorer)[0]
 
 
 def search_all(
-    queries: Sequence[str | QueryTokens],
+    queries: Sequence[str | QueryTokens] | NDArray[Any],
     store: Store | str | Path,
     model: Model | ModelDirectory | str | Path | None = None,
     k: int = 10,
     branch: Branch | None = None,
     scorer: Scorer = batch_scores,
+    *,
+    where: str | Filter | None = None,
+    ids: Iterable[str] | None = None,
+    offset: int = 0,
+    min_score: float | None = None,
+    exact: bool | None = None,
+    candidates: int | None = None,
 ) -> list[SearchResult]:
-    """`search` for many queries in one pass over the store; each answer is the one that `search` gives."""
-    if k < 1:
-        raise UsageProblem(f"k is {k}: at least one hit must be asked for")
+    """`search` for many queries, texts or an array [B, Q, D], in one pass over the store; each answer is the one that `search` gives."""
+    wanted = Wanted(k, offset, min_score, exact, candidates)
+    if isinstance(queries, np.ndarray):
+        queries = queries_from_array(queries)
     opened = open_store(store) if isinstance(store, (str, Path)) else store
-    branch = branch or default_branch(opened)
-    encoded = _encoded(queries, opened, model)
-    if not len(opened) or not encoded:
-        return [SearchResult(query, branch, [], "exact", 0) for query in encoded]
+    return search_wanted(queries, opened, model, branch, wanted, allowed_clips(opened, where, ids), scorer)
+
+
+def search_wanted(
+    queries: Sequence[str | QueryTokens],
+    store: Store,
+    model: Model | ModelDirectory | str | Path | None,
+    branch: Branch | None,
+    wanted: Wanted,
+    allowed: Allowed,
+    scorer: Scorer = batch_scores,
+) -> list[SearchResult]:
+    """`search_all` with its settings made: for who asks many times with the same filter."""
+    branch = branch or default_branch(store)
+    encoded = _encoded(queries, store, model)
+    clips = len(store) if allowed.clip_N is None else int(np.count_nonzero(allowed.clip_N))
+    shown = None if allowed.clip_N is None else clips
+    if not clips or not encoded:
+        return [SearchResult(query, branch, [], "exact", 0, shown, wanted.offset, allowed.notes) for query in encoded]
     for query in encoded:
-        if query.query_QD.shape[1] != opened.dim:
-            widths = f"{opened.path} holds tokens {opened.dim} wide, the query's are {query.query_QD.shape[1]}"
+        if query.query_QD.shape[1] != store.dim:
+            widths = f"{store.path} holds tokens {store.dim} wide, the query's are {query.query_QD.shape[1]}"
             raise StoreError(widths, "encode the query with the store's own model")
-    score_BN, frame_BN, video_BN = scorer([(q.query_QD, q.mask_Q) for q in encoded], opened, branch)
-    results = []
-    for query, score_N, frame_N, video_N in zip(encoded, score_BN, frame_BN, video_BN, strict=True):
-        if np.isnan(score_N).any():
-            broken = opened.clip_id(int(np.flatnonzero(np.isnan(score_N))[0]))
+    staged, notes = _stages(store, wanted, clips)
+    results: list[SearchResult] = []
+    for query, found, mode in _scored(encoded, store, branch, wanted, allowed.clip_N, staged, scorer):
+        if np.isnan(found.score).any():
+            broken = store.clip_id(int(found.clip[np.isnan(found.score).argmax()]))
             raise VctoolError(
-                f"the query {query.text!r} scores NaN against clip {broken!r}", f"check the store: vctool info {opened.path} --all-files"
+                f"the query {query.text!r} scores NaN against clip {broken!r}", f"check the store: vctool info {store.path} --all-files"
             )
+        places = best(found.score, wanted.offset + wanted.k)[wanted.offset :]
         hits = [
-            _hit(rank, index, query, opened, branch, (score_N[index], frame_N[index], video_N[index]))
-            for rank, index in enumerate(best(score_N, k), start=1)
+            _hit(rank, int(found.clip[place]), query, store, branch, (found.score[place], found.frame[place], found.video[place]))
+            for rank, place in enumerate(places, start=wanted.offset + 1)
+            if wanted.min_score is None or found.score[place] >= wanted.min_score
         ]
-        results.append(SearchResult(query, branch, hits, "exact", len(opened)))
+        results.append(SearchResult(query, branch, hits, mode, len(found.clip), shown, wanted.offset, (*allowed.notes, *notes)))
     return results
+
+
+def _stages(store: Store, wanted: Wanted, clips: int) -> tuple[bool, list[str]]:
+    """Whether to search in two stages, and what the user should know about it."""
+    asked = wanted.exact is False or wanted.candidates is not None
+    if wanted.exact or not (asked or clips >= TWO_STAGE_FROM):
+        return False, []
+    if has_pooled(store):
+        return True, []
+    return False, [f"{store.path} has no pooled vectors, so every clip was compared; `vctool store compact` adds them"]
+
+
+def _scored(
+    queries: Sequence[QueryTokens], store: Store, branch: Branch, wanted: Wanted, allowed_N: Bool | None, staged: bool, scorer: Scorer
+) -> Iterator[tuple[QueryTokens, Found, Mode]]:
+    """Each query with the clips that were compared with it."""
+    at_once = max(1, _SCORES // len(store)) if staged else len(queries)
+    for start in range(0, len(queries), at_once):
+        block = queries[start : start + at_once]
+        pairs = [(query.query_QD, query.mask_Q) for query in block]
+        if not staged:
+            for query, found in zip(block, _all_scored(pairs, store, branch, allowed_N, scorer), strict=True):
+                yield query, found, "exact"
+            continue
+        estimate_BN = estimates(pairs, store, branch)
+        if allowed_N is not None:
+            estimate_BN[:, ~allowed_N] = -np.inf
+        for query, pair, estimate_N in zip(block, pairs, estimate_BN, strict=True):
+            chosen = rerank(pair, store, branch, estimate_N, wanted.offset + wanted.k, scorer, wanted.candidates)
+            if chosen is not None:
+                yield query, chosen, "two-stage"
+            else:  # the pooled vectors could not tell the clips apart
+                yield query, _all_scored([pair], store, branch, allowed_N, scorer)[0], "exact"
+
+
+def _all_scored(queries: Sequence[Query], store: Store, branch: Branch, allowed_N: Bool | None, scorer: Scorer) -> list[Found]:
+    if allowed_N is None:
+        clip, score_BC, frame_BC, video_BC = np.arange(len(store)), *scorer(queries, store, branch)
+    else:
+        clip = np.flatnonzero(allowed_N)
+        score_BC, frame_BC, video_BC = chosen_scores(queries, store, branch, clip, scorer)
+    return [Found(clip, *rows) for rows in zip(score_BC, frame_BC, video_BC, strict=True)]
+
+
+def _refuse_many() -> NoReturn:
+    raise UsageProblem("search takes one query, an array [tokens, width]", "use search_all for [queries, tokens, width]")
 
 
 def _encoded(queries: Sequence[str | QueryTokens], store: Store, model: Model | ModelDirectory | str | Path | None) -> list[QueryTokens]:
@@ -216,37 +292,3 @@ def _time(value: Any) -> float | None:
 def _model_entry(store: Store) -> dict[str, Any]:
     entry = store.manifest.get("model")
     return entry if isinstance(entry, dict) else {}
-
-
-def _hit_json(hit: Hit) -> dict[str, Any]:
-    evidence = hit.evidence
-    return {
-        "rank": hit.rank,
-        "id": hit.id,
-        "path": hit.path,
-        "score": hit.score,
-        "frame_score": hit.frame_score,
-        "video_score": hit.video_score,
-        "start": hit.start,
-        "end": hit.end,
-        "best_second": evidence.best_second,
-        "words": [{"text": w.text, "share": w.share, "second": w.second} for w in evidence.words],
-        "pad_share": evidence.pad_share,
-        "special_share": evidence.special_share,
-        "evidence": [_token_json(token) for token in evidence.tokens],
-    }
-
-
-def _token_json(token: TokenEvidence) -> dict[str, Any]:
-    return {
-        "token": token.token,
-        "text": token.text,
-        "pad": token.pad,
-        "share": token.share,
-        "second": token.second,
-        "frame_share": token.frame_share,
-        "frame_second": token.frame_second,
-        "video_share": token.video_share,
-        "video_second": token.video_second,
-        "video_global": token.video_global,
-    }

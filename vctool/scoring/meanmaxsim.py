@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from vctool.errors import InputError
 from vctool.scoring.kernels import Kernel, PackedQueries, chosen_kernel, kernel_scores, rounded_query
-from vctool.scoring.tiles import Float32, Int64, TokenBlocks, Tokens, query_tiles
+from vctool.scoring.tiles import Float32, Int64, NotFinite, TokenBlocks, Tokens, query_tiles
 
 ONE = 2.0**-18
 
@@ -70,7 +70,7 @@ def mean_max_sims(queries: Sequence[Float32], blocks: TokenBlocks, workers: int 
         score_BN = _by_numpy(queries, blocks, workers)
     bad_N = ~(score_BN < np.inf).all(axis=0)
     if bad_N.any():
-        raise InputError(f"clip {int(bad_N.argmax())}: its tokens are not finite", "check the store with `vctool info STORE --all-files`")
+        raise NotFinite(int(bad_N.argmax()))
     return score_BN
 
 

@@ -33,6 +33,14 @@ _QUERY_TILE = 8
 _TOKEN_TILE = 128
 
 
+class NotFinite(InputError):
+    """A clip has tokens that are NaN or infinite; `clip` is its position among those that were scored."""
+
+    def __init__(self, clip: int) -> None:
+        super().__init__(f"clip {clip}: its tokens are not finite", "check the store with `vctool info STORE --all-files`")
+        self.clip = clip
+
+
 def query_tiles(query_MD: Float32) -> Float32:
     """Query tokens as tiles, float32 [ceil(M / 8), 8, D], padded with zeros."""
     tiles = -(-len(query_MD) // _QUERY_TILE)

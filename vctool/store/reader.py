@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import zlib
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,7 @@ from vctool.store.tokens import ClipTokens, Float32, dequantise
 
 Int64 = npt.NDArray[np.int64]
 
+_LINES = 4096  # clips whose metadata are read at once
 _BLOCK = 1 << 24  # bytes summed at once
 _REBUILD = "the file is damaged: copy it again, or build it again with `vctool index`"
 
@@ -177,6 +179,20 @@ class TokenStore:
         if not isinstance(meta, dict):
             raise StoreError(f"{self.path}: the metadata of clip {index} are not a JSON object", _REBUILD)
         return meta
+
+    def metas(self) -> Iterator[dict[str, Any]]:
+        """Metadata of every clip in order, as `clip_meta`, several times as fast."""
+        data, edges = self._arrays["clip_meta"], cast(Int64, self._arrays["clip_meta_offsets"])
+        for first in range(0, len(self), _LINES):
+            start = int(edges[first])
+            text = data[start : int(edges[min(first + _LINES, len(self))])].tobytes()
+            ends = (edges[first : first + _LINES + 1] - start).tolist()
+            for index, (begin, end) in enumerate(itertools.pairwise(ends), start=first):
+                try:
+                    meta = json.loads(text[begin:end])
+                except (ValueError, RecursionError):
+                    meta = None
+                yield meta if isinstance(meta, dict) else self.clip_meta(index)  # which says what is wrong
 
     def rows(self, branch: str, index: int) -> tuple[AnyArray, Float32, Float32 | None]:
         """One clip's stored tokens, times and scales of branch `frame` or `video`, mapped, bit for bit."""
