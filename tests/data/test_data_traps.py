@@ -119,6 +119,15 @@ def test_msrvtt_captions_of_unknown_videos_are_counted(tmp_path: Path) -> None:
     assert load_benchmark("msrvtt-full", "test", tmp_path).notes == ("2 captions of videos that the file does not list left out",)
 
 
+def test_msrvtt_times_under_keys_with_a_blank_do_not_cut_the_clip_again(tmp_path: Path) -> None:
+    # "start time" and "end time" say where the clip lay in its YouTube video; `video0.mp4` is that piece already.
+    document = msrvtt_json({"video0": ("test", 0)}, [("video0", "a", 0)])
+    assert {"start time", "end time"} <= set(document["videos"][0])
+    write(tmp_path, "MSRVTT_data.json", document)
+    clip = load_benchmark("msrvtt-full", "test", tmp_path).clips[0]
+    assert (clip.start, clip.end, clip.source_span) == (None, None, None)
+
+
 # MSVD
 
 
@@ -322,3 +331,10 @@ def test_lsmdc_rows_of_another_width_are_named(tmp_path: Path) -> None:
     write(tmp_path, "LSMDC16_annos_val.csv", LSMDC_ROW + "x\n" + "a_b\tc\td\n")
     with pytest.raises(InputError, match="line 2: 3 tab-separated columns instead of 6"):
         load_benchmark("lsmdc", "val", tmp_path)
+
+
+def test_lsmdc_times_with_dots_are_the_films_and_do_not_cut_the_clip_again(tmp_path: Path) -> None:
+    write(tmp_path, "LSMDC16_challenge_1000_publictect.csv", LSMDC_ROW + "x\n")
+    clip = load_benchmark("lsmdc", "test", tmp_path).clips[0]
+    assert (clip.start, clip.end) == (None, None)
+    assert (clip.meta["start_aligned"], clip.meta["end_aligned"]) == ("00.23.23.000", "00.23.28.886")

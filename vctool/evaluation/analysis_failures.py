@@ -99,6 +99,8 @@ def word_gains(material: Material, failures: Sequence[Failure]) -> dict[int, lis
         words = [(word.text, word.share) for word in found.words]
         return [*words, ("(pads)", found.pad_share), ("(start and end)", found.special_share)]
 
+    if material.model.directory.config.query.policy == "pooled":
+        return {}  # one vector a query: there are no words to tell apart
     # A clip without frames scores -inf and has no evidence: that is the reason.
     cases = [one for one in failures if one.above and np.isfinite(one.right.score)]
     at = {one: int(column) for one, column in zip(material.split.clip_ids, material.columns, strict=True)}
