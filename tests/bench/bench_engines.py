@@ -1,0 +1,441 @@
+"""Searching one store with us and with what else a user could pick: recall, time, bytes and building, in one process in turns.
+
+    python tests/bench/bench_engines.py [--clips 1000 10000] [--widths 128 512] [--data easy hard] [--engines NAME …] [--out FILE.json]
+    python tests/bench/bench_engines.py --report FILE.json … --page docs/benchmarks.md
+
+Data, queries and the float64 truth are those of `bench_two_stage.py`: 12 frame and 14 video tokens a clip, 32 query tokens,
+branch `fv`. One thread each (as far as an engine can be told); the median CPU time of the process over all queries counts,
+because wall time belongs to the neighbours. `x` is against our exact int8 search in the same process: that is the number
+to compare between environments, for engines that pin another torch run in one of their own, with us as the yardstick.
+
+An engine with one MaxSim a document gets the sum of two by one more dimension: frame tokens carry +1 there, video tokens -1,
+and every query token is sent twice, with +1 and with -1; its score is then ours plus a constant. PLAID engines build an index of
+their own from the same tokens. A mean-pool engine sees one vector a clip, the CLIP4Clip baseline.
+
+R@1 and R@10: the share of the float64 top 1 and top 10 that an engine's top 1 and top 10 hold. Engines that are not installed, or
+fail, are listed with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("LANCE_LOG", "error")
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+import numpy as np  # noqa: E402  (after the threads are set)
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
+from bench_two_stage import best, build, parts, queries, truth, unit  # noqa: E402
+
+from vctool.runtime.two_stage import estimates, rerank  # noqa: E402
+from vctool.scoring import batch_scores, kernels  # noqa: E402
+from vctool.store import TokenStore  # noqa: E402
+
+Search = Callable[[np.ndarray], list[int]]  # query tokens [M, D] to the best ten clips
+YARDSTICK = "vctool exact"
+_FAILED = (ImportError, RuntimeError, ValueError, TypeError, AttributeError, OSError, KeyError)
+
+
+@dataclass
+class Case:
+    """One size and kind of data, and what engines may use of it."""
+
+    clips: int
+    width: int
+    kind: str
+    folder: Path
+    store: TokenStore
+    built_ms: float
+
+    def tokens(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        return parts(self.clips, self.width, self.kind)
+
+    def whole(self) -> tuple[np.ndarray, np.ndarray]:
+        """All frame tokens [N, 12, D] and video tokens [N, 14, D], float32."""
+        frames, videos = zip(*((frame, video) for _, frame, video in self.tokens()), strict=True)
+        return np.concatenate(frames), np.concatenate(videos)
+
+    def tagged(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Tokens [n, 26, D + 1] of both branches with the dimension that tells them apart."""
+        for first, frame, video in self.tokens():
+            sign = np.concatenate([np.ones(frame.shape[1]), -np.ones(video.shape[1])]).astype(np.float32)
+            both = np.concatenate([frame, video], axis=1)
+            yield first, np.concatenate([both, np.broadcast_to(sign[None, :, None], (*both.shape[:2], 1))], axis=2)
+
+
+def doubled(query_MD: np.ndarray) -> np.ndarray:
+    """The query for tagged tokens, [2 M, D + 1]."""
+    ones = np.ones((len(query_MD), 1), np.float32)
+    return np.concatenate([np.concatenate([query_MD, ones], axis=1), np.concatenate([query_MD, -ones], axis=1)])
+
+
+@dataclass
+class Engine:
+    """name; make: builds its index and gives (search, bytes it keeps a clip or None)."""
+
+    name: str
+    make: Callable[[Case], tuple[Search, float | None]]
+    most: int = 10**7  # clips beyond which it is left out: it would take hours
+
+
+def top(score_N: np.ndarray) -> list[int]:
+    return best(np.arange(len(score_N)), score_N, 10)
+
+
+def vctool_exact(case: Case) -> tuple[Search, float | None]:
+    return lambda query: top(batch_scores([query], case.store, "fv", workers=1)[0][0]), case.store.path.stat().st_size / case.clips
+
+
+def vctool_two_stage(case: Case) -> tuple[Search, float | None]:
+    def search(query: np.ndarray) -> list[int]:
+        found = rerank(query, case.store, "fv", estimates([query], case.store, "fv", workers=1)[0], 10, batch_scores)
+        return vctool_exact(case)[0](query) if found is None else best(found.clip, found.score, 10)
+
+    return search, case.store.path.stat().st_size / case.clips
+
+
+def numpy_float32(case: Case) -> tuple[Search, float | None]:
+    frame, video = case.whole()
+
+    def search(query: np.ndarray) -> list[int]:
+        return top(sum((tokens @ query.T).max(axis=1).mean(axis=1) for tokens in (frame, video)))
+
+    return search, (frame.nbytes + video.nbytes) / case.clips
+
+
+def torch_gemm(kind: str) -> Callable[[Case], tuple[Search, float | None]]:
+    def make(case: Case) -> tuple[Search, float | None]:
+        import torch
+
+        torch.set_num_threads(1)
+        branches = [torch.from_numpy(tokens).to(getattr(torch, kind)) for tokens in case.whole()]
+
+        def search(query: np.ndarray) -> list[int]:
+            with torch.inference_mode():
+                asked = torch.from_numpy(query).to(branches[0].dtype).T
+                total = sum((b.view(-1, b.shape[2]) @ asked).view(*b.shape[:2], -1).amax(dim=1).float().mean(dim=1) for b in branches)
+                return [int(i) for i in torch.topk(total, 10).indices]
+
+        return search, sum(b.nbytes for b in branches) / case.clips
+
+    return make
+
+
+def onnxruntime_graph(case: Case) -> tuple[Search, float | None]:
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    nodes, inputs = [], [helper.make_tensor_value_info("query", TensorProto.FLOAT, [case.width, "M"])]
+    fixed = dict(zip(("frame", "video"), case.whole(), strict=True))
+    for name, tokens in fixed.items():
+        inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", tokens.shape[1], case.width]))
+        nodes.append(helper.make_node("MatMul", [name, "query"], [f"{name}_sim"]))
+        nodes.append(helper.make_node("ReduceMax", [f"{name}_sim"], [f"{name}_max"], axes=[1], keepdims=0))
+    nodes.append(helper.make_node("Add", ["frame_max", "video_max"], ["both"]))
+    nodes.append(helper.make_node("ReduceMean", ["both"], ["score"], axes=[1], keepdims=0))
+    graph = helper.make_graph(nodes, "scorer", inputs, [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"])])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    size = sum(tokens.nbytes for tokens in fixed.values()) / case.clips
+    return lambda query: top(session.run(None, {**fixed, "query": np.ascontiguousarray(query.T)})[0]), size
+
+
+def maxsim_cpu(case: Case) -> tuple[Search, float | None]:
+    import maxsim_cpu as engine
+
+    frame, video = case.whole()
+    return lambda query: top(engine.maxsim_scores(query, frame) + engine.maxsim_scores(query, video)), (frame.nbytes + video.nbytes) / case.clips
+
+
+def faiss_mean(case: Case) -> tuple[Search, float | None]:
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    index = faiss.IndexFlatIP(case.width)
+    for _, frame, _ in case.tokens():
+        index.add(unit(frame.mean(axis=1)).astype(np.float32))
+    return lambda query: index.search(unit(query.mean(axis=0, keepdims=True)).astype(np.float32), 10)[1][0].tolist(), case.width * 4.0
+
+
+def qdrant_local(case: Case) -> tuple[Search, float | None]:
+    from qdrant_client import QdrantClient, models
+
+    client = QdrantClient(":memory:")
+    comparing = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+    client.create_collection(
+        "clips", vectors_config=models.VectorParams(size=case.width + 1, distance=models.Distance.DOT, multivector_config=comparing)
+    )
+    for first, tokens in case.tagged():
+        for at in range(0, len(tokens), 500):
+            points = [models.PointStruct(id=first + at + i, vector=rows.tolist()) for i, rows in enumerate(tokens[at : at + 500])]
+            client.upsert("clips", points)
+    return lambda query: [int(hit.id) for hit in client.query_points("clips", query=doubled(query).tolist(), limit=10).points], None
+
+
+def qdrant_edge(case: Case) -> tuple[Search, float | None]:
+    import qdrant_edge as edge
+
+    folder = case.folder / "edge"
+    folder.mkdir()
+    comparing = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
+    vectors = {"tokens": edge.EdgeVectorParams(case.width + 1, edge.Distance.Dot, multivector_config=comparing)}
+    shard = edge.EdgeShard.create(str(folder), edge.EdgeConfig(vectors=vectors, max_search_threads=1))
+    for first, tokens in case.tagged():
+        for at in range(0, len(tokens), 500):
+            points = [edge.Point(first + at + i, {"tokens": rows.tolist()}) for i, rows in enumerate(tokens[at : at + 500])]
+            shard.update(edge.UpdateOperation.upsert_points(points))
+    shard.flush()
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / case.clips
+    exactly = edge.SearchParams(exact=True)
+
+    def search(query: np.ndarray) -> list[int]:
+        nearest = edge.Query.Nearest(doubled(query).tolist(), using="tokens")
+        return [int(hit.id) for hit in shard.query(edge.QueryRequest(10, query=nearest, params=exactly))]
+
+    return search, size
+
+
+def lancedb_flat(case: Case) -> tuple[Search, float | None]:
+    import lancedb
+    import pyarrow as pa
+
+    kind = pa.list_(pa.list_(pa.float32(), case.width + 1))
+    schema = pa.schema([pa.field("id", pa.int64()), pa.field("vector", kind)])
+    table = lancedb.connect(str(case.folder / "lance")).create_table("clips", schema=schema)
+    for first, tokens in case.tagged():
+        # Its multivectors are compared by cosine: a length of sqrt(2) everywhere changes no order.
+        rows = [pa.array(list(one), pa.list_(pa.float32(), case.width + 1)).to_pylist() for one in tokens]
+        table.add(pa.table({"id": pa.array(range(first, first + len(tokens))), "vector": pa.array(rows, kind)}, schema=schema))
+    size = sum(f.stat().st_size for f in (case.folder / "lance").rglob("*") if f.is_file()) / case.clips
+    return lambda query: [int(hit["id"]) for hit in table.search(doubled(query).tolist()).distance_type("cosine").limit(10).select(["id"]).to_list()], size
+
+
+def fast_plaid(case: Case) -> tuple[Search, float | None]:
+    import torch
+    from fast_plaid import search as plaid
+
+    torch.set_num_threads(1)
+    folder = case.folder / "plaid"
+    index = plaid.FastPlaid(index=str(folder), device="cpu")
+    index.create(documents_embeddings=[torch.from_numpy(rows) for _, tokens in case.tagged() for rows in tokens])
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / case.clips
+
+    def search(query: np.ndarray) -> list[int]:
+        found = index.search(queries_embeddings=torch.from_numpy(doubled(query))[None], top_k=10)
+        return [int(clip) for clip, _ in found[0]]
+
+    return search, size
+
+
+def pylate_plaid(case: Case) -> tuple[Search, float | None]:
+    import torch
+    from pylate import indexes
+
+    torch.set_num_threads(1)
+    index = indexes.PLAID(index_folder=str(case.folder), index_name="pylate", override=True, device="cpu")
+    tokens = [rows for _, part in case.tagged() for rows in part]
+    index.add_documents(documents_ids=[str(i) for i in range(case.clips)], documents_embeddings=tokens)
+    size = sum(f.stat().st_size for f in (case.folder / "pylate").rglob("*") if f.is_file()) / case.clips
+    return lambda query: [int(hit["id"]) for hit in index([doubled(query)], k=10)[0]], size
+
+
+ENGINES = (
+    Engine(YARDSTICK, vctool_exact),
+    Engine("vctool two-stage", vctool_two_stage),
+    Engine("NumPy float32", numpy_float32, 100_000),
+    Engine("torch float32 GEMM + amax", torch_gemm("float32"), 100_000),
+    Engine("torch bfloat16 GEMM + amax", torch_gemm("bfloat16"), 100_000),
+    Engine("ONNX Runtime float32 graph", onnxruntime_graph, 100_000),
+    Engine("maxsim-cpu", maxsim_cpu, 100_000),
+    Engine("faiss flat, one mean vector a clip", faiss_mean),
+    Engine("fast-plaid", fast_plaid, 10_000),
+    Engine("PyLate PLAID", pylate_plaid, 10_000),
+    Engine("qdrant-client, local", qdrant_local, 10_000),
+    Engine("qdrant-edge, exact", qdrant_edge, 10_000),
+    Engine("LanceDB multivector, flat", lancedb_flat, 10_000),
+)
+
+
+@dataclass
+class Row:
+    """What one engine did in one case. ms, built_ms: CPU milliseconds a query and a clip. bytes: kept a clip."""
+
+    engine: str
+    clips: int
+    width: int
+    kind: str
+    ms: float = float("nan")
+    ratio: float = float("nan")
+    first: float = float("nan")
+    ten: float = float("nan")
+    built_ms: float = float("nan")
+    bytes: float | None = None
+    failed: str = ""
+
+
+@dataclass
+class Results:
+    machine: str
+    command: str
+    rows: list[Row] = field(default_factory=list)
+
+
+def measure(case: Case, wanted: list[Engine], count: int, rounds: int) -> list[Row]:
+    asked = queries(case.clips, case.width, case.kind, count, 0.5)
+    exact_BN = batch_scores(asked, case.store, "fv", workers=1)[0]
+    right = truth(asked, exact_BN, case.clips, case.width, case.kind)
+    rows, running = {}, {}
+    for engine in wanted:
+        row = rows[engine.name] = Row(engine.name, case.clips, case.width, case.kind)
+        if case.clips > engine.most:
+            row.failed = f"left out above {engine.most:,} clips"
+            continue
+        start = time.process_time()
+        try:
+            running[engine.name], row.bytes = engine.make(case)
+            found = [running[engine.name](query) for query in asked]
+        except _FAILED as problem:
+            running.pop(engine.name, None)
+            row.failed = f"{type(problem).__name__}: {str(problem).splitlines()[0][:120] if str(problem) else ''}"
+            continue
+        row.built_ms = case.built_ms if engine.name.startswith("vctool") else (time.process_time() - start) / case.clips * 1e3
+        row.first = float(np.mean([f[:1] == r[:1] for f, r in zip(found, right, strict=True)]))
+        row.ten = float(np.mean([len(set(f) & set(r)) / 10 for f, r in zip(found, right, strict=True)]))
+    spent: dict[str, list[float]] = {name: [] for name in running}
+    for turn in range(rounds + 1):
+        for query in asked[:: max(1, count // 5)]:
+            for name, search in running.items():
+                start = time.process_time()
+                search(query)
+                if turn:
+                    spent[name].append(time.process_time() - start)
+    for name, seconds in spent.items():
+        rows[name].ms = statistics.median(seconds) * 1e3
+        rows[name].ratio = rows[name].ms / (statistics.median(spent[YARDSTICK]) * 1e3)
+    return list(rows.values())
+
+
+def machine() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    packages = "numpy torch onnxruntime maxsim-cpu faiss-cpu fast-plaid pylate qdrant-client qdrant-edge-py lancedb".split()
+    versions = [f"{name} {metadata.version(name)}" for name in packages if _installed(name)]
+    return f"{model}, {os.cpu_count()} CPUs, kernel {kernels.report().found[0]}; Python {platform.python_version()}, {', '.join(versions)}"
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--widths", type=int, nargs="+", default=[128])
+    parser.add_argument("--data", nargs="+", default=["easy", "hard"])
+    parser.add_argument("--engines", nargs="+", help="names, or the beginnings of names; the yardstick always runs")
+    parser.add_argument("--queries", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--report", type=Path, nargs="+", help="print the tables of these result files instead of measuring")
+    parser.add_argument("--plot", type=Path, help="with --report: draw recall against time into this SVG file (needs matplotlib)")
+    arguments = parser.parse_args()
+    if arguments.report:
+        results = [_read(path) for path in arguments.report]
+        print("\n".join(report(results)))
+        if arguments.plot:
+            plot(results, arguments.plot)
+        return
+    wanted = [e for e in ENGINES if e.name == YARDSTICK or not arguments.engines or e.name.startswith(tuple(arguments.engines))]
+    results = Results(machine(), " ".join(["python tests/bench/bench_engines.py", *sys.argv[1:]]))
+    print(results.machine, flush=True)
+    for width in arguments.widths:
+        for clips in arguments.clips:
+            for kind in arguments.data:
+                folder = Path(tempfile.mkdtemp(prefix="engines"))
+                try:
+                    built_ms = build(folder / "clips.npz", clips, width, kind)
+                    case = Case(clips, width, kind, folder, TokenStore(folder / "clips.npz"), built_ms)
+                    results.rows += measure(case, wanted, arguments.queries, arguments.rounds)
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
+                print("\n".join(report([results])[-len(wanted) - 3 :]), flush=True)
+                if arguments.out:
+                    arguments.out.write_text(json.dumps(asdict(results), indent=1) + "\n")
+
+
+def _read(path: Path) -> Results:
+    values: dict[str, Any] = json.loads(path.read_text())
+    return Results(values["machine"], values["command"], [Row(**row) for row in values["rows"]])
+
+
+def report(results: list[Results]) -> list[str]:
+    """Markdown tables, a case each; engines of several environments stand beside each other by their ratio to the yardstick."""
+    lines = []
+    for result in results:
+        lines += [f"- {result.machine}: `{result.command}`"]
+    rows = [row for result in results for row in result.rows]
+    for width, clips, kind in dict.fromkeys((r.width, r.clips, r.kind) for r in rows):
+        lines += ["", f"**{clips:,} clips, D={width}, {kind}**", "", "| engine | x | ms a query | R@1 | R@10 | build, ms a clip | bytes a clip |"]
+        lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+        for row in {r.engine: r for r in rows if (r.width, r.clips, r.kind) == (width, clips, kind) and not _worse(r, rows)}.values():
+            if row.failed:
+                lines.append(f"| {row.engine} | – {row.failed} | | | | | |")
+                continue
+            size = "" if row.bytes is None else f"{row.bytes:,.0f}"
+            lines.append(f"| {row.engine} | {row.ratio:.2g} | {row.ms:.3g} | {row.first:.2f} | {row.ten:.3f} | {row.built_ms:.3g} | {size} |")
+    return lines
+
+
+def _worse(row: Row, rows: list[Row]) -> bool:
+    """Whether another environment has this engine in this case and this one has not."""
+    same = [r for r in rows if (r.engine, r.clips, r.width, r.kind) == (row.engine, row.clips, row.width, row.kind)]
+    return bool(row.failed) and any(not r.failed for r in same)
+
+
+def plot(results: list[Results], path: Path) -> None:
+    """Recall against time, as ratios to the yardstick, a panel each case of the largest width."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    rows = [row for result in results for row in result.rows if not row.failed]
+    cases = list(dict.fromkeys((r.width, r.clips, r.kind) for r in rows))
+    figure, axes = pyplot.subplots(1, len(cases), figsize=(4.2 * len(cases), 3.6), sharey=True, squeeze=False)
+    names = list(dict.fromkeys(r.engine for r in rows))
+    for axis, (width, clips, kind) in zip(axes[0], cases, strict=True):
+        for number, name in enumerate(names):
+            chosen = [r for r in rows if (r.engine, r.width, r.clips, r.kind) == (name, width, clips, kind)]
+            axis.scatter([r.ratio for r in chosen[:1]], [r.ten for r in chosen[:1]], label=name, color=f"C{number % 10}", marker="os^"[number // 10])
+        axis.set(xscale="log", xlabel="time, our exact search = 1", title=f"{clips:,} clips, D={width}, {kind}")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("R@10 against float64")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=4, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.16, 1, 1))
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()
