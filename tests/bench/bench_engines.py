@@ -161,7 +161,9 @@ def maxsim_cpu(case: Case) -> tuple[Search, float | None]:
     import maxsim_cpu as engine
 
     frame, video = case.whole()
-    return lambda query: top(engine.maxsim_scores(query, frame) + engine.maxsim_scores(query, video)), (frame.nbytes + video.nbytes) / case.clips
+    return lambda query: top(engine.maxsim_scores(query, frame) + engine.maxsim_scores(query, video)), (
+        frame.nbytes + video.nbytes
+    ) / case.clips
 
 
 def faiss_mean(case: Case) -> tuple[Search, float | None]:
@@ -224,7 +226,9 @@ def lancedb_flat(case: Case) -> tuple[Search, float | None]:
         rows = [pa.array(list(one), pa.list_(pa.float32(), case.width + 1)).to_pylist() for one in tokens]
         table.add(pa.table({"id": pa.array(range(first, first + len(tokens))), "vector": pa.array(rows, kind)}, schema=schema))
     size = sum(f.stat().st_size for f in (case.folder / "lance").rglob("*") if f.is_file()) / case.clips
-    return lambda query: [int(hit["id"]) for hit in table.search(doubled(query).tolist()).distance_type("cosine").limit(10).select(["id"]).to_list()], size
+    return lambda query: [
+        int(hit["id"]) for hit in table.search(doubled(query).tolist()).distance_type("cosine").limit(10).select(["id"]).to_list()
+    ], size
 
 
 def fast_plaid(case: Case) -> tuple[Search, float | None]:
@@ -336,7 +340,18 @@ def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    packages = "numpy torch onnxruntime maxsim-cpu faiss-cpu fast-plaid pylate qdrant-client qdrant-edge-py lancedb".split()
+    packages = [
+        "numpy",
+        "torch",
+        "onnxruntime",
+        "maxsim-cpu",
+        "faiss-cpu",
+        "fast-plaid",
+        "pylate",
+        "qdrant-client",
+        "qdrant-edge-py",
+        "lancedb",
+    ]
     versions = [f"{name} {metadata.version(name)}" for name in packages if _installed(name)]
     return f"{model}, {os.cpu_count()} CPUs, kernel {kernels.report().found[0]}; Python {platform.python_version()}, {', '.join(versions)}"
 
@@ -397,14 +412,21 @@ def report(results: list[Results]) -> list[str]:
         lines += [f"- {result.machine}: `{result.command}`"]
     rows = [row for result in results for row in result.rows]
     for width, clips, kind in dict.fromkeys((r.width, r.clips, r.kind) for r in rows):
-        lines += ["", f"**{clips:,} clips, D={width}, {kind}**", "", "| engine | x | ms a query | R@1 | R@10 | build, ms a clip | bytes a clip |"]
+        lines += [
+            "",
+            f"**{clips:,} clips, D={width}, {kind}**",
+            "",
+            "| engine | x | ms a query | R@1 | R@10 | build, ms a clip | bytes a clip |",
+        ]
         lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
         for row in {r.engine: r for r in rows if (r.width, r.clips, r.kind) == (width, clips, kind) and not _worse(r, rows)}.values():
             if row.failed:
                 lines.append(f"| {row.engine} | – {row.failed} | | | | | |")
                 continue
             size = "" if row.bytes is None else f"{row.bytes:,.0f}"
-            lines.append(f"| {row.engine} | {row.ratio:.2g} | {row.ms:.3g} | {row.first:.2f} | {row.ten:.3f} | {row.built_ms:.3g} | {size} |")
+            lines.append(
+                f"| {row.engine} | {row.ratio:.2g} | {row.ms:.3g} | {row.first:.2f} | {row.ten:.3f} | {row.built_ms:.3g} | {size} |"
+            )
     return lines
 
 
@@ -428,7 +450,9 @@ def plot(results: list[Results], path: Path) -> None:
     for axis, (width, clips, kind) in zip(axes[0], cases, strict=True):
         for number, name in enumerate(names):
             chosen = [r for r in rows if (r.engine, r.width, r.clips, r.kind) == (name, width, clips, kind)]
-            axis.scatter([r.ratio for r in chosen[:1]], [r.ten for r in chosen[:1]], label=name, color=f"C{number % 10}", marker="os^"[number // 10])
+            axis.scatter(
+                [r.ratio for r in chosen[:1]], [r.ten for r in chosen[:1]], label=name, color=f"C{number % 10}", marker="os^"[number // 10]
+            )
         axis.set(xscale="log", xlabel="time, our exact search = 1", title=f"{clips:,} clips, D={width}, {kind}")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("R@10 against float64")

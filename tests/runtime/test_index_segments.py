@@ -107,3 +107,16 @@ def test_an_unreadable_file_is_told_and_the_rest_is_cut(film: Path, tmp_path: Pa
 def test_impossible_wishes_are_refused(film: Path, tmp_path: Path, tiny_model: Path, given: dict[str, Any]) -> None:
     with pytest.raises(UsageProblem):
         run(film, tmp_path / "c.npz", tiny_model, **given)
+
+
+def test_overlapping_segments_that_show_one_moment_are_one_hit(film: Path, tmp_path: Path, tiny_model: Path) -> None:
+    run(film, tmp_path / "c.npz", tiny_model, segment=4.0, overlap=2.0, frames=8)
+    ids = open_store(tmp_path / "c.npz").clip_ids
+    hits = search("red", tmp_path / "c.npz", tiny_model, k=3).hits
+    assert {"film.mp4#4-8", "film.mp4#6-10"} <= set(ids)
+    assert len({hit.id for hit in hits} & {"film.mp4#4-8", "film.mp4#6-10", "film.mp4#8-12"}) == 1
+    moment = hits[0].evidence.moment
+    assert moment is not None and (moment.start, moment.end) == (pytest.approx(7, abs=0.3), pytest.approx(9, abs=0.3))
+    assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+    second = search("red", tmp_path / "c.npz", tiny_model, k=1, offset=1).hits
+    assert [hit.id for hit in second] == [hits[1].id]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from vctool.runtime.moments import Moment, best_moment, overlapping
+from vctool.runtime.moments import Moment, best_moment, together
 
 TIMES = np.array([1.0, 3.0, 5.0, 7.0, 9.0])
 
@@ -42,6 +41,6 @@ def test_without_frames_or_a_known_end() -> None:
     assert moment(0.1, 0.1, 0.9, end=None) == Moment(4.0, 5.0)
 
 
-@pytest.mark.parametrize(("other", "expected"), [((0, 4), False), ((0, 4.1), True), ((6, 9), False), ((4.5, 5), True)])
-def test_overlap(other: tuple[float, float], expected: bool) -> None:
-    assert overlapping(Moment(4.0, 6.0), [Moment(*other)]) is expected
+def test_moments_that_share_time_are_one() -> None:
+    assert together(Moment(4.0, 6.0), Moment(5.5, 9.0)) == Moment(4.0, 9.0)
+    assert together(Moment(4.0, 6.0), Moment(6.0, 9.0)) is None

@@ -18,7 +18,8 @@ from vctool.runtime.encoder import QueryTokens
 from vctool.runtime.evidence import explain
 from vctool.runtime.indexing import index_videos
 from vctool.runtime.model import load_model
-from vctool.runtime.search import best, clip_span, default_branch, find_model, search, search_all
+from vctool.runtime.moments import clip_span
+from vctool.runtime.search import best, default_branch, find_model, search, search_all
 from vctool.scoring import batch_scores
 from vctool.store import ClipTokens, StoreWriter, TokenStore, open_store
 
@@ -148,7 +149,7 @@ def test_the_json_form_is_plain_and_documented(index: Path) -> None:
     assert result["search"] == {"mode": "exact", "candidates": 4}
     assert result["tokens"][1] == {"text": "red", "pad": False, "counted": True}
     assert [h["rank"] for h in result["hits"]] == [1, 2]
-    keys = {"rank", "id", "path", "score", "frame_score", "video_score", "start", "end", "best_second", "words"}
+    keys = {"rank", "id", "path", "score", "frame_score", "video_score", "start", "end", "best_second", "moment", "words"}
     assert keys | {"pad_share", "special_share", "evidence"} == set(result["hits"][0])
     assert {"token", "text", "pad", "share", "second"} <= set(result["hits"][0]["evidence"][0])
     assert Path(result["hits"][0]["path"]).is_file()

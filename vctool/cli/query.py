@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vctool.runtime.search import Hit, SearchResult, Wanted
     from vctool.store import Store
 
+_SHORT = 10.0  # seconds
 _WORDS_WIDE, _WORDS_NARROW, _WIDE = 5, 3, 100  # words shown a hit, by the width of the terminal
 _SETTINGS = ":k 5, :branch f|v|fv, :where FILTER, :min-score 0.3, :next, :explain"
 _BLOCK = 64  # queries of a file answered in one pass over the store
@@ -196,7 +197,7 @@ def show(result: SearchResult, titled: bool, explain: bool) -> None:
             str(hit.rank),
             f"{hit.score:.3f}",
             Text(hit.id),
-            clock(hit.evidence.best_second),
+            _best_at(hit),
             Text(_words(hit, _WORDS_WIDE if console.width >= _WIDE else _WORDS_NARROW)),
         )
     console.print(table)
@@ -208,6 +209,14 @@ def show(result: SearchResult, titled: bool, explain: bool) -> None:
     if explain:
         for hit in result.hits:
             _explain(hit, result)
+
+
+def _best_at(hit: Hit) -> str:
+    """The interval in a long clip; a short one is a moment itself, so its best second is told."""
+    moment = hit.evidence.moment
+    if moment is None or (hit.end is not None and hit.end - hit.start < _SHORT):
+        return clock(hit.evidence.best_second)
+    return f"{clock(math.floor(moment.start))[:-2]}–{clock(math.ceil(moment.end))[:-2]}"
 
 
 def _nothing(result: SearchResult) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vctool.runtime.encoder import QueryTokens
+from vctool.runtime.moments import Moment, best_moment, clip_span
 from vctool.scoring import token_maxima
 from vctool.store import Store
 
@@ -65,7 +66,7 @@ class WordEvidence:
 class Evidence:
     """tokens: every counted token. words: in the order of the query. pad_share, special_share: of pads, of start and end tokens.
 
-    best_second: the moment most like all the words together, None if no token has a time.
+    best_second: the moment most like all the words together, None if no token has a time. moment: the interval around it.
     """
 
     tokens: list[TokenEvidence]
@@ -73,6 +74,7 @@ class Evidence:
     pad_share: float
     special_share: float
     best_second: float | None
+    moment: Moment | None = None
 
 
 def explain(query: QueryTokens, store: Store, index: int, branch: Branch) -> Evidence:
@@ -88,7 +90,12 @@ def explain(query: QueryTokens, store: Store, index: int, branch: Branch) -> Evi
     pad_share = sum((t.share for t in tokens if t.pad), 0.0)
     special_share = sum((t.share for t in tokens if not t.pad and t.token not in in_words), 0.0)
     told = [row for row, token in enumerate(counted) if int(token) in in_words] or list(range(len(counted)))
-    return Evidence(tokens, words, pad_share, special_share, _best_second(told, frame, video))
+    curve = _relevance(told, frame, video)
+    if curve is None:
+        return Evidence(tokens, words, pad_share, special_share, None)
+    time_T, relevance_T = curve
+    moment = best_moment(time_T, relevance_T, *clip_span(store.clip_meta(index)))
+    return Evidence(tokens, words, pad_share, special_share, _seconds(time_T[relevance_T.argmax()]), moment)
 
 
 class _Match:
@@ -134,8 +141,8 @@ def _words(query: QueryTokens, by_position: dict[int, TokenEvidence]) -> Iterato
             yield WordEvidence(word.text, sum(piece.share for piece in pieces), strongest.second)
 
 
-def _best_second(rows: list[int], frame: _Match | None, video: _Match | None) -> float | None:
-    """The time of the highest point of `r_i = mean over words of <q_j, x_i>`, both branches added where their frames agree."""
+def _relevance(rows: list[int], frame: _Match | None, video: _Match | None) -> tuple[Float64, Float64] | None:
+    """Times and `r_i = mean over words of <q_j, x_i>` of the tokens that have one, both branches added where their frames agree."""
     curves = []
     for match in (frame, video):
         if match is not None:
@@ -147,7 +154,7 @@ def _best_second(rows: list[int], frame: _Match | None, video: _Match | None) ->
     time_T, relevance_T = curves[0]
     if len(curves) == 2 and np.array_equal(curves[0][0], curves[1][0]):
         relevance_T = relevance_T + curves[1][1]
-    return _seconds(time_T[relevance_T.argmax()])
+    return time_T, relevance_T
 
 
 def _seconds(time: float) -> float | None:

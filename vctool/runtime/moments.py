@@ -5,8 +5,9 @@ Shape letters: F frames that have a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,20 @@ def best_moment(time_F: Float64, relevance_F: Float64, start: float, end: float 
     return Moment(round(float(edge[first]), 3), round(float(edge[last]), 3))
 
 
-def overlapping(moment: Moment, others: Iterable[Moment]) -> bool:
-    """Whether `moment` shares time with one of `others`."""
-    return any(moment.start < other.end and other.start < moment.end for other in others)
+def together(one: Moment, other: Moment) -> Moment | None:
+    """The two as one if they share time, else None."""
+    if one.start < other.end and other.start < one.end:
+        return Moment(min(one.start, other.start), max(one.end, other.end))
+    return None
+
+
+def clip_span(meta: dict[str, Any]) -> tuple[float, float | None]:
+    """The piece of its file that a clip is, in seconds: `start` and `end` of its metadata, else the whole duration."""
+    end = _time(meta.get("end"))
+    return _time(meta.get("start")) or 0.0, _time(meta.get("duration")) if end is None else end
+
+
+def _time(value: Any) -> float | None:
+    # Stores may come from other hands: what is not a time is no time.
+    is_time = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_time else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +21,7 @@ from vctool.runtime.evidence import BRANCHES, Branch, explain
 from vctool.runtime.filter_language import Filter
 from vctool.runtime.model import Model, load_model
 from vctool.runtime.model_directory import ModelDirectory
+from vctool.runtime.moments import Moment, clip_span, together
 from vctool.runtime.query_arrays import queries_from_array
 from vctool.runtime.search_result import RESULT_SCHEMA, Hit, Mode, SearchResult
 from vctool.runtime.two_stage import Found, estimates, has_pooled, rerank
@@ -32,6 +33,7 @@ __all__ = ["RESULT_SCHEMA", "Hit", "SearchResult", "Wanted", "search", "search_a
 # Below, an exact search takes at most some 30 ms of one core (D = 512), too little to give up certainty for.
 TWO_STAGE_FROM = 20_000
 _SCORES = 1 << 24  # estimates held at once, float32
+_NEIGHBOURS = 3  # a segment and the two that overlap it
 _SHOWN = 16  # characters of a fingerprint in a message: enough to tell any two apart
 
 
@@ -148,12 +150,7 @@ def search_wanted(
             raise VctoolError(
                 f"the query {query.text!r} scores NaN against clip {broken!r}", f"check the store: vctool info {store.path} --all-files"
             )
-        places = best(found.score, wanted.offset + wanted.k)[wanted.offset :]
-        hits = [
-            _hit(rank, int(found.clip[place]), query, store, branch, (found.score[place], found.frame[place], found.video[place]))
-            for rank, place in enumerate(places, start=wanted.offset + 1)
-            if wanted.min_score is None or found.score[place] >= wanted.min_score
-        ]
+        hits = _hits(query, found, store, branch, wanted)
         results.append(SearchResult(query, branch, hits, mode, len(found.clip), shown, wanted.offset, (*allowed.notes, *notes)))
     return results
 
@@ -214,7 +211,39 @@ def _encoded(queries: Sequence[str | QueryTokens], store: Store, model: Model | 
     return [q if isinstance(q, QueryTokens) else next(found) for q in queries]
 
 
-def _hit(rank: int, index: int, query: QueryTokens, store: Store, branch: Branch, scores: tuple[np.float32, np.float32, np.float32]) -> Hit:
+def _hits(query: QueryTokens, found: Found, store: Store, branch: Branch, wanted: Wanted) -> list[Hit]:
+    """The hits that are asked for. Segments that overlap and show the same moment of a file are one hit, the better one."""
+    last = wanted.offset + wanted.k
+    overlap = _segments_overlap(store)
+    places = best(found.score, last * _NEIGHBOURS if overlap else last)
+    if wanted.min_score is not None:
+        places = [place for place in places if found.score[place] >= wanted.min_score]
+    if not overlap:
+        chosen = places[wanted.offset :]
+        return [_hit(rank, place, found, query, store, branch) for rank, place in enumerate(chosen, start=wanted.offset + 1)]
+    kept: list[Hit] = []
+    for place in places:
+        hit = _hit(len(kept) + 1, place, found, query, store, branch)
+        same = next((i for i, other in enumerate(kept) if other.path == hit.path and _shared(other, hit) is not None), None)
+        if same is None:
+            kept.append(hit)
+        else:
+            kept[same] = replace(kept[same], evidence=replace(kept[same].evidence, moment=_shared(kept[same], hit)))
+    return kept[wanted.offset : last]
+
+
+def _shared(one: Hit, other: Hit) -> Moment | None:
+    first, second = one.evidence.moment, other.evidence.moment
+    return None if first is None or second is None else together(first, second)
+
+
+def _segments_overlap(store: Store) -> bool:
+    entry = store.manifest.get("segments")
+    return isinstance(entry, dict) and bool(entry.get("overlap"))
+
+
+def _hit(rank: int, place: int, found: Found, query: QueryTokens, store: Store, branch: Branch) -> Hit:
+    index = int(found.clip[place])
     path = store.resolve_path(index)
     start, end = clip_span(store.clip_meta(index))
     return Hit(
@@ -222,9 +251,9 @@ def _hit(rank: int, index: int, query: QueryTokens, store: Store, branch: Branch
         index=index,
         id=store.clip_id(index),
         path=store.clip_path(index) if path is None else str(path),
-        score=float(scores[0]),
-        frame_score=float(scores[1]) if "f" in branch else None,
-        video_score=float(scores[2]) if "v" in branch else None,
+        score=float(found.score[place]),
+        frame_score=float(found.frame[place]) if "f" in branch else None,
+        video_score=float(found.video[place]) if "v" in branch else None,
         start=start,
         end=end,
         evidence=explain(query, store, index, branch),
@@ -275,18 +304,6 @@ def find_model(store: Store) -> Path:
     name, sha256 = entry.get("name", "unknown"), str(entry.get("sha256", "unknown"))[:_SHOWN]
     looked = f" It is no longer in {places[0].resolve()}." if places else ""
     raise StoreError(f"{store.path} was made with model '{name}' ({sha256}).{looked}", "say where that model is with --model DIR")
-
-
-def clip_span(meta: dict[str, Any]) -> tuple[float, float | None]:
-    """The piece of its file that a clip is, in seconds: `start` and `end` of its metadata, else the whole duration."""
-    end = _time(meta.get("end"))
-    return _time(meta.get("start")) or 0.0, _time(meta.get("duration")) if end is None else end
-
-
-def _time(value: Any) -> float | None:
-    # Stores may come from other hands: what is not a time is no time.
-    is_time = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_time else None
 
 
 def _model_entry(store: Store) -> dict[str, Any]:

@@ -91,6 +91,7 @@ def _hit_json(hit: Hit) -> dict[str, Any]:
         "start": hit.start,
         "end": hit.end,
         "best_second": evidence.best_second,
+        "moment": None if evidence.moment is None else [evidence.moment.start, evidence.moment.end],
         "words": [{"text": w.text, "share": w.share, "second": w.second} for w in evidence.words],
         "pad_share": evidence.pad_share,
         "special_share": evidence.special_share,
