@@ -19,7 +19,7 @@ from vctool.errors import ModelError
 NEWEST_OPSET = 22
 """Newest operator set that both libraries build from in fp32: 23 brings one node for attention, which RTX builds in half precision only."""
 
-IO_TYPES = frozenset({"FLOAT", "FLOAT16", "BFLOAT16", "INT32", "INT64", "BOOL", "UINT8"})
+IO_TYPES = frozenset({"FLOAT", "FLOAT16", "BFLOAT16", "INT8", "INT32", "INT64", "BOOL", "UINT8"})
 STANDARD = frozenset({"", "ai.onnx"})
 # TensorRT would need memory whose size only the data knows: no fixed buffers, no CUDA graphs.
 DATA_SIZED = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression", "StringNormalizer", "SequenceAt", "SplitToSequence"})
@@ -180,6 +180,12 @@ def inputs_of(path: Path) -> dict[str, list[int | str]]:
     """Sides of each input of a graph; dynamic ones by name."""
     graph = onnx.load(str(path), load_external_data=False).graph
     return {v.name: [d.dim_param or int(d.dim_value) for d in v.type.tensor_type.shape.dim] for v in graph.input}
+
+
+def outputs_of(path: Path) -> dict[str, list[int | str]]:
+    """Sides of each output of a graph; dynamic ones by name."""
+    graph = onnx.load(str(path), load_external_data=False).graph
+    return {v.name: [d.dim_param or int(d.dim_value) for d in v.type.tensor_type.shape.dim] for v in graph.output}
 
 
 def types_of(path: Path) -> dict[str, str]:

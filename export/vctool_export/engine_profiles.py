@@ -13,6 +13,8 @@ from vctool.runtime.engine_file import Profile, Range
 
 MAX_BATCH = 32
 """Clips (or queries) of the bulk profile."""
+CLIPS = 1024
+"""Clips that the scorer's profiles take at once."""
 LONGEST_CLIP = 64
 """Frames of one clip that the interactive profile takes, where the temporal encoder has no limit of its own."""
 SCORED_CLIPS = 4096
@@ -39,7 +41,8 @@ def profiles_for(
     for name in ("interactive", "bulk"):
         ranges: dict[str, Range] = {}
         for source, sides in inputs.items():
-            columns = [_range(graph, source, at, side, axes[name]) for at, side in enumerate(sides)]
+            ours = _scorer_axes(source, name, config, max_batch) if graph == "scorer" else axes[name]
+            columns = [_range(graph, source, at, side, ours) for at, side in enumerate(sides)]
             low, best, high = zip(*columns, strict=True) if columns else ((), (), ())
             ranges[source] = (low, best, high)
         built.append(Profile(name, ranges))
@@ -70,6 +73,16 @@ def _axes(graph: str, config: ModelConfig, max_batch: int) -> dict[str, dict[str
             "bulk": {"B": (1, many, max_batch), "C": (1, SCORED_CLIPS // 16, SCORED_CLIPS // 16), **shared},
         }
     return {"interactive": {}, "bulk": {}}
+
+
+def _scorer_axes(source: str, profile: str, config: ModelConfig, max_batch: int) -> dict[str, Axis]:
+    """Of `scorer`, whose first axes are queries and clips: one query or many, against a block of clips."""
+    if source.startswith("query"):
+        tokens = config.query.max_length if config.query.policy == "tokens" else 1
+        return {"batch": (1, 1, 1) if profile == "interactive" else (1, max_batch, max_batch), "inner": (1, tokens, tokens)}
+    frames = config.temporal.max_frames if config.temporal.kind == "transformer" else max(LONGEST_CLIP, config.frames)
+    extra = config.temporal.expansion_tokens
+    return {"batch": (1, CLIPS, CLIPS), "inner": (1, config.frames + extra, frames + extra)}
 
 
 def _range(graph: str, source: str, at: int, side: int | str, axes: Mapping[str, Axis]) -> Axis:

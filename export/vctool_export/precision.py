@@ -24,6 +24,7 @@ from onnx import helper, numpy_helper
 
 from vctool.errors import ModelError
 from vctool_export.onnx_files import constants_as_initializers, module_of, save_graph
+from vctool_export.softmax_guards import move_softmax_guards
 
 HALF: dict[str, tuple[int, Any]] = {
     "fp16": (onnx.TensorProto.FLOAT16, np.float16),
@@ -99,6 +100,7 @@ def convert_to_half(source: Path, target: Path, precision: str) -> PrecisionRepo
     Raises ModelError for a graph with control flow, naming the node.
     """
     model = onnx.load(source)
+    move_softmax_guards(model.graph)
     report = _Conversion(model, precision).run()
     save_graph(model, target)
     return report

@@ -29,7 +29,7 @@ from vctool.runtime.cuda import NoGpuError, first_gpu  # noqa: E402
 from vctool.runtime.engine_file import EngineInfo, Profile, engines_of  # noqa: E402
 from vctool.runtime.model_directory import ModelDirectory  # noqa: E402
 from vctool_export.engine_build import BuildLog, build  # noqa: E402
-from vctool_export.engine_checks import inputs_of  # noqa: E402
+from vctool_export.engine_checks import inputs_of, require_buildable  # noqa: E402
 from vctool_export.engine_profiles import profiles_for  # noqa: E402
 from vctool_export.engines import EngineSettings, choose_targets, export_engines  # noqa: E402
 
@@ -243,6 +243,24 @@ def test_an_unsupported_operator_is_named_with_node_and_module(tmp_path: Path, r
         build(rtx, path, [Profile("fixed", {"x": ((1, 3, 3),) * 3})], log, architecture="sm80")
     log.close()
     assert caught.value.message == f"g.onnx: operator Det is not supported by {rtx} at node node_det (module model.backbone.visual.head)"
+
+
+@pytest.mark.parametrize("tokens", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("sm", ["sm80", "sm89"])
+def test_the_scorer_is_built_for_tokens_of_every_type(tmp_path: Path, rtx: tensorrt_api.TensorRt, tokens: Any, sm: str) -> None:
+    from vctool_export.scorer_graph import scorer_graph
+
+    path = tmp_path / "scorer.onnx"
+    onnx.save(scorer_graph(tokens, 8), path)
+    require_buildable(path, (sm,))
+    config = ModelDirectory.open(build_tiny_model(tmp_path / "m")).config
+    profiles = profiles_for("scorer", inputs_of(path), config, 4)
+    assert profiles[1].ranges["query_tokens"][2] == (4, 12, 8) and profiles[0].ranges["clip_tokens"][2] == (1024, 18, 8)
+    log = BuildLog(rtx, tmp_path / "log")
+    made = build(rtx, path, profiles, log, architecture=sm)
+    log.close()
+    assert made.precision.products == {"float32": 1} and made.io["scores"] == "float32"
+    assert made.io["clip_tokens"] == tokens
 
 
 def test_progress_is_told_by_phase(tmp_path: Path, rtx: tensorrt_api.TensorRt) -> None:
