@@ -162,7 +162,7 @@ def test_a_full_disk_leaves_no_half_engine(tmp_path: Path, rtx: tensorrt_api.Ten
 
 def test_ctrl_c_ends_a_build_with_code_130_and_leaves_nothing(tmp_path: Path, rtx: tensorrt_api.TensorRt) -> None:
     model = build_tiny_model(tmp_path / "m")
-    command = [sys.executable, "-W", "ignore", "-m", "vctool", "export", str(model), "--trt", "--arch", "sm75,sm80,sm86,sm89"]
+    command = [sys.executable, "-W", "ignore", "-m", "vctool", "export", str(model), "--trt", "--arch", "sm80,sm86,sm89,sm120,sm121"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -261,6 +261,13 @@ def test_the_scorer_is_built_for_tokens_of_every_type(tmp_path: Path, rtx: tenso
     log.close()
     assert made.precision.products == {"float32": 1} and made.io["scores"] == "float32"
     assert made.io["clip_tokens"] == tokens
+
+
+def test_what_an_architecture_cannot_compute_is_told_with_the_log(tmp_path: Path, rtx: tensorrt_api.TensorRt) -> None:
+    model = build_tiny_model(tmp_path / "m")
+    with pytest.raises(ModelError, match=r"frame\.onnx: TensorRT for RTX .* cannot build it: .*FP32 GEMM is not supported") as caught:
+        export_engines(model, choose_targets(["sm75"]), graphs=["frame"])
+    assert (caught.value.hint or "").endswith(".engine.log") and not engines_of(model)
 
 
 def test_progress_is_told_by_phase(tmp_path: Path, rtx: tensorrt_api.TensorRt) -> None:
