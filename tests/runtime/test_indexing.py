@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -46,6 +47,7 @@ def test_the_store_holds_each_clip_with_times_and_facts(videos: Path, tmp_path: 
     assert clip.meta == {
         "captions": [], "duration": pytest.approx(3.0), "width": 64, "height": 48, "codec": "h264", "start": None, "end": None,
         "size": status.st_size, "mtime_ns": status.st_mtime_ns,
+        "sha256": hashlib.sha256((videos / "change.mp4").read_bytes()).hexdigest(),
     }  # fmt: skip
     assert (report.clips, report.indexed, report.failed, report.device) == (4, 4, [], "cpu")
     model = store.manifest["model"]
@@ -96,9 +98,24 @@ def test_only_what_is_new_or_changed_is_encoded(videos: Path, tmp_path: Path, ti
     assert fresh.frame_TD.tobytes() == store.frame_TD.tobytes() and fresh.video_TD.tobytes() == store.video_TD.tobytes()
 
 
-def test_a_touched_file_is_encoded_again(videos: Path, tmp_path: Path, tiny_model: Path) -> None:
-    run(videos, tmp_path / "c.npz", tiny_model)
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_a_file_that_was_only_touched_is_known_by_its_contents(videos: Path, tmp_path: Path, tiny_model: Path, dtype: Any) -> None:
+    run(videos, tmp_path / "c.npz", tiny_model, dtype=dtype)
+    before = open_store(tmp_path / "c.npz")
     os.utime(videos / "red.mp4", (1, 1))
+    report = run(videos, tmp_path / "c.npz", tiny_model, dtype=dtype)
+    assert (report.indexed, report.reused, report.written) == (0, 4, True)
+    store = open_store(tmp_path / "c.npz")
+    assert store.clip_meta(2)["mtime_ns"] == 10**9 and store.frame_TD.tobytes() == before.frame_TD.tobytes()
+    assert run(videos, tmp_path / "c.npz", tiny_model, dtype=dtype).written is False
+
+
+def test_a_file_of_the_same_size_with_other_contents_is_encoded_again(videos: Path, tmp_path: Path, tiny_model: Path) -> None:
+    run(videos, tmp_path / "c.npz", tiny_model)
+    data = bytearray((videos / "red.mp4").read_bytes())
+    data += b""
+    data[-1] ^= 1
+    (videos / "red.mp4").write_bytes(data)
     assert run(videos, tmp_path / "c.npz", tiny_model).indexed == 1
 
 

@@ -33,8 +33,8 @@ _LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
         "vctool index talks/*.mp4 more.jsonl -o talks.npz --model MODEL --frames 24 --strict",
     ),
 )
-@click.argument("videos", nargs=-1, required=True, metavar="VIDEOS...")
-@click.option("-o", "--output", type=PATH, required=True, metavar="CLIPS.npz", help="The token store to write or to update.")
+@click.argument("videos", nargs=-1, metavar="VIDEOS...")
+@click.option("-o", "--output", required=True, metavar="CLIPS.npz|FOLDER/", help="The token store to write or to update.")
 @click.option("--model", type=PATH, envvar="VCTOOL_MODEL", help="Model directory; needed unless the store exists already.")
 @click.option("--frames", type=click.IntRange(min=1), help="Frames sampled from each clip.  [default: the model's own number]")
 @click.option(
@@ -58,22 +58,29 @@ _LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 @click.option("--strict", is_flag=True, help="Exit with code 4 if any clip was skipped; the store is written all the same.")
 @click.option("--rebuild", is_flag=True, help="Take nothing from the store that is there; it stays until the new one is complete.")
 @click.option("--prune", is_flag=True, help="Drop clips from the store that are not among VIDEOS.")
+@click.option("--delete", multiple=True, metavar="ID", help="Take this clip out of the store; repeatable, also without VIDEOS.")
+@click.option("--shard-clips", type=click.IntRange(min=1), metavar="N", help="Write a folder of shards of N clips; later runs add shards.")
 @device_option
 @provider_option
 @threads_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no talk; failures are still told.")
 @json_option
-def index(videos: tuple[str, ...], output: Path, model: Path | None, strict: bool, quiet: bool, as_json: bool, **settings: Any) -> None:
+def index(videos: tuple[str, ...], output: str, model: Path | None, strict: bool, quiet: bool, as_json: bool, **settings: Any) -> None:
     """Build or update a token store from VIDEOS: files, folders, globs, or JSONL manifests.
 
     Clips that are in the store already and have not changed are not encoded again, and an interrupted run goes on where
     it stopped. Files that cannot be read are listed at the end.
     """
+    if not videos and not settings["delete"]:
+        raise UsageProblem("which videos?", "give files, folders, globs or JSONL manifests, or --delete ID")
+    if not videos:
+        _delete(Path(output), settings["delete"], quiet, as_json)
+        return
     from vctool.runtime.indexing import index_videos
     from vctool.runtime.model import load_model
 
     how = {name: settings.pop(name) for name in ("device", "provider", "threads")}
-    loaded = load_model(_model_of(output, model), **how)
+    loaded = load_model(_model_of(Path(output), model), **how)
     with _progress(quiet) as tell:
         report = index_videos(list(videos), output, loaded, progress=tell, **settings)
     if as_json:
@@ -85,10 +92,22 @@ def index(videos: tuple[str, ...], output: Path, model: Path | None, strict: boo
         raise SkippedInputsError(f"{_clips(len(report.failed))} skipped (listed above)", f"{output} holds the other {report.clips}")
 
 
+def _delete(output: Path, ids: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+    from vctool.store.rewriting import delete_clips
+
+    outcome = delete_clips(output, ids)
+    if as_json:
+        print_json(outcome.to_json())
+    elif not quiet:
+        say(f"{output}: {_clips(outcome.clips)} ({len(set(ids))} deleted)")
+
+
 def _model_of(output: Path, model: Path | None) -> Path:
     if model is not None:
         return model
-    if output.is_file():
+    from vctool.store.shards import is_store_folder
+
+    if output.is_file() or is_store_folder(output):
         from vctool.runtime.search import find_model
         from vctool.store import open_store
 
@@ -153,6 +172,7 @@ def _tell_end(report: IndexReport) -> None:
         "unchanged": report.reused,
         "not among the inputs (--prune drops them)": report.kept,
         "dropped": report.dropped,
+        "deleted": report.deleted,
         "skipped": len(report.failed),
     }
     told = ", ".join(f"{count} {what}" for what, count in parts.items() if count)
@@ -172,6 +192,7 @@ def _json(report: IndexReport) -> dict[str, Any]:
         "reused": report.reused,
         "kept": report.kept,
         "dropped": report.dropped,
+        "deleted": report.deleted,
         "written": report.written,
         "failed": [{"id": f.id, "path": f.path, "reason": f.reason, "kept": f.kept} for f in report.failed],
         "damaged": report.damaged,

@@ -9,21 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vctool.errors import StoreError, UsageProblem
+from vctool.runtime.content import content_sha256
 from vctool.runtime.index_segments import replaced, segmenting_entry
 from vctool.runtime.model_directory import ModelDirectory
 from vctool.runtime.search import require_same_model
 from vctool.store import Store, StoreDtype, open_store
+from vctool.store.folder import ShardSize, is_free
+from vctool.store.shards import is_store_folder
 from vctool.video.clip import VideoInput
 from vctool.video.sample import Sampling, SamplingKind
 from vctool.video.segments import Segmenting
 
 _OTHERWISE = "choose another output, or replace the store with --rebuild"
-_FACTS = ("duration", "width", "height", "codec", "size", "mtime_ns", "damaged")
+_FACTS = ("duration", "width", "height", "codec", "size", "mtime_ns", "sha256", "damaged")
 
 
 @dataclass(frozen=True)
@@ -107,15 +112,17 @@ class PlannedClip:
 @dataclass
 class IndexPlan:
     """manifest: of the store to be written. old: the store that is built upon. kept: its clips that are not among the inputs;
-    dropped: those that go because pruning was asked for."""
+    dropped: those that go because pruning was asked for; deleted: those that were named. shards: of a folder, None for one file."""
 
     output: Path
     manifest: dict[str, Any]
     dtype: StoreDtype
     clips: list[PlannedClip]
     old: Store | None
+    shards: ShardSize | None = None
     kept: list[int] = field(default_factory=list)
     dropped: int = 0
+    deleted: int = 0
 
     @property
     def same_settings(self) -> bool:
@@ -127,30 +134,51 @@ class IndexPlan:
 
 
 def make_plan(
-    inputs: list[VideoInput], output: Path, model: ModelDirectory, settings: IndexSettings, *, rebuild: bool, prune: bool
+    inputs: list[VideoInput],
+    output: Path,
+    model: ModelDirectory,
+    settings: IndexSettings,
+    *,
+    rebuild: bool,
+    prune: bool,
+    delete: Collection[str] = (),
+    shards: ShardSize | None = None,
 ) -> IndexPlan:
-    """Raises StoreError if the store at `output` cannot be built upon: damaged, of another model, or made otherwise."""
-    manifest = store_manifest(model, settings, output)
-    old = None if rebuild else _old_store(output, model)
+    """delete: ids to take out of the old store. shards: the output is a folder of such shards.
+
+    Raises StoreError if the store at `output` cannot be built upon: damaged, of another model, or made otherwise."""
+    manifest = store_manifest(model, settings, output if shards is None else output / "shard")
+    old = _old_store(output, model, shards is not None, rebuild)
+    unknown = [one for one in delete if old is None or one not in old]
+    if unknown:
+        raise StoreError(f"{output}: no clip {unknown[0]!r}", "nothing was changed; `vctool info` shows the first ids")
+    again = next((clip.id for clip in inputs if clip.id in delete), None)
+    if again is not None:
+        raise UsageProblem(f"clip {again!r} is to be deleted and is among the videos", "leave it out of one of the two")
     made_by = json.dumps([model.fingerprint, model.preprocess_sha256, manifest["frames"], settings.dtype], sort_keys=True)
     made_by = hashlib.sha256(made_by.encode()).hexdigest()[:24]
-    plan = IndexPlan(output, manifest, settings.dtype, [_planned(clip, made_by) for clip in inputs], old)
+    plan = IndexPlan(output, manifest, settings.dtype, [_planned(clip, made_by) for clip in inputs], old, shards)
     if old is not None:
-        _match(plan, old, prune)
+        _match(plan, old, prune, set(delete))
     return plan
 
 
-def with_user_meta(meta: dict[str, Any], clip: VideoInput) -> dict[str, Any]:
-    """File metadata of `meta` with the user's own values for this clip; where names collide, the file's facts win."""
-    facts = {name: meta[name] for name in _FACTS if name in meta}
+def with_user_meta(meta: dict[str, Any], clip: VideoInput, stat: Mapping[str, int] = MappingProxyType({})) -> dict[str, Any]:
+    """File metadata of `meta` with the user's own values for this clip; where names collide, the file's facts win.
+
+    stat: size and time that the file has now, where its contents are known to be the same.
+    """
+    facts = {name: meta[name] for name in _FACTS if name in meta} | dict(stat)
     user: dict[str, Any] = {**clip.meta, "captions": list(clip.captions)}
     return user | facts | {"start": clip.start, "end": clip.end}
 
 
-def _old_store(output: Path, model: ModelDirectory) -> Store | None:
-    if output.is_dir():
-        raise StoreError(f"{output} is a folder", "give the name of the .npz file to write")
-    if not output.exists():
+def _old_store(output: Path, model: ModelDirectory, folder: bool, rebuild: bool) -> Store | None:
+    if output.is_dir() and not is_store_folder(output) and not is_free(output):
+        raise StoreError(f"{output} is a folder of other things", "give the name of a .npz file, or of a new folder")
+    if folder and output.is_file():
+        raise StoreError(f"{output} is a file", "give the name of a folder, or make one of it with `vctool store split`")
+    if rebuild or not (output.is_file() or is_store_folder(output)):
         return None
     try:
         store = open_store(output)
@@ -171,10 +199,13 @@ def _planned(clip: VideoInput, made_by: str) -> PlannedClip:
     return PlannedClip(clip, key, stat)
 
 
-def _match(plan: IndexPlan, old: Store, prune: bool) -> None:
+def _match(plan: IndexPlan, old: Store, prune: bool, delete: Collection[str]) -> None:
     by_id = {p.clip.id: p for p in plan.clips}
     by_piece = {p.piece: p for p in plan.clips}
     for index, clip_id in enumerate(old.clip_ids):
+        if clip_id in delete:
+            plan.deleted += 1
+            continue
         meta, stored = old.clip_meta(index), old.resolve_path(index)
         path = "" if stored is None else os.path.realpath(stored)
         piece = (path, meta.get("start"), meta.get("end"))
@@ -185,7 +216,7 @@ def _match(plan: IndexPlan, old: Store, prune: bool) -> None:
         if planned is None:
             plan.kept.append(index)
         elif planned.piece == piece:
-            if plan.same_settings and _unchanged(plan, planned, old, index) and planned.old is None:
+            if plan.same_settings and planned.old is None and _unchanged(planned, meta):
                 planned.old = index
         elif planned.piece[0] != path and stored is not None and stored.exists():
             raise StoreError(
@@ -203,12 +234,13 @@ def _match(plan: IndexPlan, old: Store, prune: bool) -> None:
         )
 
 
-def _unchanged(plan: IndexPlan, planned: PlannedClip, old: Store, index: int) -> bool:
-    meta = old.clip_meta(index)
-    if not planned.stat or any(meta.get(name) != value for name, value in planned.stat.items()):
+def _unchanged(planned: PlannedClip, meta: dict[str, Any]) -> bool:
+    """By size and time; a file that was only touched or copied, by its contents."""
+    if not planned.stat or meta.get("size") != planned.stat["size"]:
         return False
-    # int8 tokens can only be copied whole, with the id and the metadata they came with.
-    return plan.dtype != "int8" or (old.clip_id(index) == planned.clip.id and with_user_meta(meta, planned.clip) == meta)
+    if meta.get("mtime_ns") == planned.stat["mtime_ns"]:
+        return True
+    return isinstance(meta.get("sha256"), str) and content_sha256(planned.piece[0], planned.stat) == meta["sha256"]
 
 
 def _relative(folder: Path, output: Path) -> str:

@@ -10,16 +10,18 @@ Shape letters: N frames of a batch, F frames of a clip, S side of the input pict
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vctool.errors import InputError, Interrupted, ModelError, SkippedInputsError, StoreError, UsageProblem
+from vctool.runtime.content import content_sha256
 from vctool.runtime.index_plan import IndexPlan, IndexSettings, PlannedClip, make_plan, with_user_meta
 from vctool.runtime.index_segments import cut_inputs, earlier_segmenting
 from vctool.runtime.journal import FinishedClip, Journal
@@ -28,6 +30,9 @@ from vctool.runtime.model import Model, load_model
 from vctool.runtime.model_directory import ModelDirectory
 from vctool.runtime.sessions import Device, Provider
 from vctool.store import ClipTokens, Store, StoreDtype, StoreWriter
+from vctool.store.folder import FolderWriter, ShardSize
+from vctool.store.lock import writing
+from vctool.store.output import runs
 from vctool.video.clip import VideoInput
 from vctool.video.files import find_videos
 from vctool.video.sample import SamplingKind
@@ -63,9 +68,9 @@ class IndexProgress:
 @dataclass
 class IndexReport:
     """What a run did. clips: in the store now; indexed: encoded in this run; resumed: taken from an interrupted run's journal;
-    reused: unchanged since the store was written; kept: in the store but not among the inputs; dropped: pruned; written: false
-    if the store was up to date already. damaged: ids of clips encoded in this run that could be decoded only in part. device: what
-    encoded; encoder: the same in detail, see `Placement`, empty if nothing was encoded. notes: what the user should know."""
+    reused: unchanged since the store was written; kept: in the store but not among the inputs; dropped: pruned; deleted: by name;
+    written: false if the store was up to date already. damaged: ids of clips encoded in this run that could be decoded only in part.
+    device: what encoded; encoder: the same in detail, see `Placement`, empty if nothing was encoded. notes: what the user should know."""
 
     store: Path
     model: ModelDirectory
@@ -75,6 +80,7 @@ class IndexReport:
     reused: int = 0
     kept: int = 0
     dropped: int = 0
+    deleted: int = 0
     written: bool = True
     failed: list[FailedClip] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
@@ -103,6 +109,8 @@ def index_videos(
     strict: bool = False,
     rebuild: bool = False,
     prune: bool = False,
+    delete: Sequence[str] = (),
+    shard_clips: int | None = None,
     device: Device = "auto",
     provider: Provider = "auto",
     threads: int | None = None,
@@ -114,8 +122,9 @@ def index_videos(
     than this many seconds become clips of that length, which share `overlap` seconds (by default a fifth), or with `at_scenes`
     begin where shots do; by default as the store was made before. workers: decode processes, by default one a core. batch_size:
     clips encoded at once, by default 1 on a CPU. timeout: seconds to decode one clip. rebuild: take nothing from a store
-    that is at `output`. prune: drop its clips that are not among the inputs. device, provider, threads: see
-    `sessions.Graph`.
+    that is at `output`. prune: drop its clips that are not among the inputs. delete: ids of clips to take
+    out of it. shard_clips: clips a shard of a folder; a folder is also written where `output` is one or ends in `/`.
+    device, provider, threads: see `sessions.Graph`.
 
     Clips that cannot be read are listed in `IndexReport.failed`, the rest is indexed; with `strict` SkippedInputsError is
     raised after the store is written. Raises InputError if not one clip is left, StoreError if the output cannot be written
@@ -125,19 +134,30 @@ def index_videos(
     began = time.monotonic()
     loaded = model if isinstance(model, Model) else load_model(model, device=device, provider=provider, threads=threads)
     path = Path(output)
-    segments = _segmenting(segment, overlap, at_scenes, path, rebuild)
-    settings = IndexSettings.of(loaded.directory, frames, decoder, dtype, sampling, fps, segments)
     workers = available_cores() if workers is None else workers
-    clips = find_videos(list(inputs))
-    if segments is not None:
-        try:
-            with DecodePool(min(workers, len(clips)), count=settings.sampling, decoder=decoder, timeout_s=timeout) as pool:
-                clips = cut_inputs(clips, segments, path, pool, rebuild=rebuild)
-        except KeyboardInterrupt:
-            raise Interrupted("stopped before the first clip: nothing was changed") from None
-    plan = make_plan(clips, path, loaded.directory, settings, rebuild=rebuild, prune=prune)
-    journal = Journal(path, half=dtype == "float16")
-    run = _Run(plan, loaded, settings, journal, progress, began)
+    folder = shard_clips is not None or path.is_dir() or os.fspath(output).endswith(("/", os.sep))
+    with writing(path, folder):
+        segments = _segmenting(segment, overlap, at_scenes, path, rebuild)
+        settings = IndexSettings.of(loaded.directory, frames, decoder, dtype, sampling, fps, segments)
+        clips = find_videos(list(inputs))
+        if segments is not None:
+            try:
+                with DecodePool(min(workers, len(clips)), count=settings.sampling, decoder=decoder, timeout_s=timeout) as pool:
+                    clips = cut_inputs(clips, segments, path, pool, rebuild=rebuild)
+            except KeyboardInterrupt:
+                raise Interrupted("stopped before the first clip: nothing was changed") from None
+        shards = ShardSize(shard_clips) if folder else None
+        plan = make_plan(clips, path, loaded.directory, settings, rebuild=rebuild, prune=prune, delete=delete, shards=shards)
+        run = _Run(plan, loaded, settings, Journal(path, half=dtype == "float16"), progress, began)
+        _go(run, workers, batch_size, timeout)
+    run.report.seconds = time.monotonic() - began
+    if strict and run.report.failed:
+        raise SkippedInputsError(f"{len(run.report.failed)} of {len(plan.clips)} clips were skipped: {_reasons(run.report.failed)}")
+    return run.report
+
+
+def _go(run: _Run, workers: int, batch_size: int | None, timeout: float) -> None:
+    journal = run.journal
     try:
         run.check_space()
         run.encode(workers, batch_size, timeout)
@@ -148,10 +168,6 @@ def index_videos(
         raise Interrupted(f"stopped: {kept}", "run the same command again to go on from there") from None
     finally:
         journal.close()
-    run.report.seconds = time.monotonic() - began
-    if strict and run.report.failed:
-        raise SkippedInputsError(f"{len(run.report.failed)} of {len(plan.clips)} clips were skipped: {_reasons(run.report.failed)}")
-    return run.report
 
 
 def _segmenting(length: float | None, overlap: float | None, scenes: bool, output: Path, rebuild: bool) -> Segmenting | None:
@@ -177,7 +193,7 @@ class _Run:
         self.errors: dict[str, str] = {}  # by key: one file may be listed under several ids
         fresh = [p for p in plan.clips if p.old is None]
         self.todo = list({p.key: p for p in fresh if p.key not in journal}.values())
-        self.report = IndexReport(plan.output, model.directory, dropped=plan.dropped)
+        self.report = IndexReport(plan.output, model.directory, dropped=plan.dropped, deleted=plan.deleted)
         self.report.reused = len(plan.clips) - len(fresh)
         self.report.resumed = sum(p.key in journal for p in fresh)
 
@@ -256,7 +272,7 @@ class _Run:
             raise InputError(f"not one of {len(plan.clips)} clips could be indexed: {_reasons(report.failed)}", "no store was written")
         # Clips that are not among the inputs keep their places, so that the order depends on what was added, not on when.
         order: list[int | PlannedClip] = list(present)
-        if kept and plan.old is not None:
+        if (kept or plan.shards is not None) and plan.old is not None:
             places: dict[int, int | PlannedClip] = {index: index for index in kept}
             places |= {p.old: p for p in present if p.old is not None}
             moved = [p for p in present if p.old is None or places[p.old] is not p]
@@ -269,10 +285,56 @@ class _Run:
         earlier = [] if plan.old is None or len(fresh) == len(order) else list(plan.old.manifest.get("encoders", []))
         encoders = list(dict.fromkeys([*earlier, *self.journal.encoders(fresh)]))
         manifest = plan.manifest | {"generation": generation, "encoders": encoders}
+        if plan.shards is not None:
+            with FolderWriter(plan.output, manifest=manifest, dtype=self.settings.dtype, size=plan.shards) as folder:
+                self._add_to_folder(folder, order)
+                folder.commit()
+            return
         with StoreWriter(plan.output, manifest=manifest, dtype=self.settings.dtype) as writer:
-            for entry in order:
-                self._add(writer, entry)
+            self._add_all(writer, order)
             writer.commit()
+
+    def _add_to_folder(self, writer: FolderWriter, order: list[int | PlannedClip]) -> None:
+        """Shards of which every clip stays as it is are kept; others are written anew, new clips go into new ones."""
+        old = self.plan.old
+        places = {position: entry for entry in order if (position := _position(entry)) is not None}
+        start = 0
+        for shard in () if old is None else old.shards:
+            inside = [places[i] for i in range(start, start + len(shard)) if i in places]
+            start += len(shard)
+            if inside and len(inside) == len(shard) and all(self._as_is(entry) for entry in inside):
+                writer.keep(shard)
+            else:
+                self._add_all(writer, inside)
+                writer.finish_shard()
+        self._add_all(writer, [entry for entry in order if _position(entry) is None])
+
+    def _add_all(self, writer: StoreWriter | FolderWriter, entries: Sequence[int | PlannedClip]) -> None:
+        """Runs of clips that stay as they are are copied in one go."""
+        run: list[int] = []
+        for entry in entries:
+            position = _position(entry)
+            if position is not None and self._as_is(entry):
+                run.append(position)
+                continue
+            self._copy(writer, run)
+            run = []
+            self._add(writer, entry)
+        self._copy(writer, run)
+
+    def _copy(self, writer: StoreWriter | FolderWriter, positions: list[int]) -> None:
+        if self.plan.old is None:
+            return
+        for start, stop in runs(positions):
+            first = 0
+            for shard in self.plan.old.shards:
+                inside = range(max(start - first, 0), min(stop - first, len(shard)))
+                if inside:
+                    writer.add_range(shard, inside.start, inside.stop)
+                first += len(shard)
+
+    def _as_is(self, entry: int | PlannedClip) -> bool:
+        return isinstance(entry, int) or (self.plan.old is not None and _same_words(entry, self.plan.old))
 
     def _settle_failures(self) -> list[int]:
         """Fill in `report.failed`; returns the old clips that stay: those not among the inputs, and those that cannot be read now."""
@@ -290,21 +352,23 @@ class _Run:
     def _up_to_date(self, order: list[int | PlannedClip], old: Store) -> bool:
         indices = [entry if isinstance(entry, int) else entry.old for entry in order]
         same_place = indices == list(range(len(old)))
-        same_manifest = all(old.manifest.get(name) == value for name, value in self.plan.manifest.items())
+        same_form = old.path.is_dir() == (self.plan.shards is not None)
+        same_manifest = same_form and all(old.manifest.get(name) == value for name, value in self.plan.manifest.items())
         return same_place and same_manifest and all(isinstance(e, int) or _same_words(e, old) for e in order)
 
-    def _add(self, writer: StoreWriter, entry: int | PlannedClip) -> None:
+    def _add(self, writer: StoreWriter | FolderWriter, entry: int | PlannedClip) -> None:
         old = self.plan.old
-        if isinstance(entry, PlannedClip) and entry.old is None:
-            writer.add(_tokens(entry, self.journal.read(entry.key)))
-        elif old is not None and isinstance(entry, int):
-            writer.add_from(old, entry)
-        elif old is not None and isinstance(entry, PlannedClip) and entry.old is not None:
-            if _same_words(entry, old):
-                writer.add_from(old, entry.old)
-            else:  # float16 to float32 and back gives the same bits
-                clip = old.clip(entry.old)
-                writer.add(replace(clip, id=entry.clip.id, path=str(entry.clip.path), meta=with_user_meta(clip.meta, entry.clip)))
+        if isinstance(entry, int) or old is None or entry.old is None:
+            if isinstance(entry, PlannedClip):
+                writer.add(_tokens(entry, self.journal.read(entry.key)))
+            return
+        meta = with_user_meta(old.clip_meta(entry.old), entry.clip, entry.stat)
+        writer.add_from(old, entry.old, clip_id=entry.clip.id, path=str(entry.clip.path), meta=meta)
+
+
+def _position(entry: int | PlannedClip) -> int | None:
+    """Where a clip is in the old store; None for a new one."""
+    return entry if isinstance(entry, int) else entry.old
 
 
 def _batches(items: Iterable[tuple[PlannedClip, DecodeResult]], size: int) -> Iterator[list[tuple[PlannedClip, DecodeResult]]]:
@@ -322,6 +386,9 @@ def _facts(planned: PlannedClip, result: DecodeResult) -> dict[str, Any]:
     """What is known of the file, without what the user says about the clip (that may change between runs)."""
     info = result.info
     facts: dict[str, Any] = dict(planned.stat)
+    content = content_sha256(planned.piece[0], planned.stat)
+    if content is not None:
+        facts["sha256"] = content
     if info is not None:
         facts |= {"duration": round(info.duration, 6), "width": info.width, "height": info.height, "codec": info.codec}
     if result.damaged:
@@ -346,7 +413,7 @@ def _same_words(planned: PlannedClip, old: Store) -> bool:
     if planned.old is None or old.clip_id(planned.old) != planned.clip.id:
         return False
     meta = old.clip_meta(planned.old)
-    return with_user_meta(meta, planned.clip) == meta
+    return with_user_meta(meta, planned.clip, planned.stat) == meta
 
 
 def _reasons(failed: Sequence[FailedClip]) -> str:

@@ -13,12 +13,14 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from vctool.errors import StoreError
+from vctool.store.parts import refuse
 
 _TRIES = 100  # the file that is locked may be replaced in the moment between opening and locking it
 _UNNAMED_SECONDS = 10.0  # a lock file that names nobody for this long was left by a process that died while making it
@@ -78,6 +80,26 @@ class WriteLock:
             if held.marker is not None:
                 held.marker.unlink(missing_ok=True)
             os.close(held.descriptor)
+
+
+@contextlib.contextmanager
+def writing(path: Path, folder: bool) -> Iterator[None]:
+    """Nobody else changes the store at `path`, which may not be there yet; a folder is made, and taken away again if it stays empty."""
+    made = False
+    try:
+        if folder and not path.exists():
+            path.mkdir()
+            made = True
+        lock = WriteLock(path)
+    except OSError as problem:
+        refuse(problem, path)
+    try:
+        with lock:
+            yield
+    finally:
+        if made:
+            with contextlib.suppress(OSError):  # it is not empty: the store is in it
+                path.rmdir()
 
 
 def _busy(target: Path, who: str) -> StoreError:

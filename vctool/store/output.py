@@ -20,6 +20,9 @@ from vctool.store.writer import StoreWriter
 
 AnyWriter = StoreWriter | FolderWriter
 
+# What a manifest says of its own file alone; a copy gets its own.
+_OF_THE_FILE = ("schema", "kind", "created_by", "generation", "dtype", "clips", "frame_tokens", "video_tokens", "arrays", "shards")
+
 
 @dataclass(frozen=True)
 class Output:
@@ -73,7 +76,7 @@ class Outcome:
 
 def copied_manifest(manifest: Mapping[str, Any], folder: Path, target: Path) -> dict[str, Any]:
     """What a copy's manifest says of how its tokens were made. folder: that the original's paths start from; target: the copy."""
-    kept = {key: manifest[key] for key in ("model", "tokenizer_sha256", "preprocess_sha256", "frames", "dim") if key in manifest}
+    kept = {key: value for key, value in manifest.items() if key not in _OF_THE_FILE}
     model = kept.get("model")
     if isinstance(model, dict) and isinstance(model.get("path"), str) and model["path"]:
         home = Path(os.path.realpath(target))

@@ -8,8 +8,7 @@ Shape letters: N clips, T tokens, D width.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,10 +18,10 @@ from vctool.errors import StoreError
 from vctool.store.folder import SHARD_BYTES, FolderWriter, ShardSize
 from vctool.store.format import STORE_DTYPES, AnyArray, StoreDtype
 from vctool.store.interface import Store
-from vctool.store.lock import WriteLock
+from vctool.store.lock import writing
 from vctool.store.opening import open_store
 from vctool.store.output import AnyWriter, Outcome, Output, copied_manifest, copy_clips, runs
-from vctool.store.parts import refuse, remove_stale
+from vctool.store.parts import remove_stale
 from vctool.store.reader import TokenStore
 from vctool.store.token_rows import TokenRows
 from vctool.store.tokens import Float32
@@ -108,7 +107,8 @@ def delete_clips(path: str | Path, ids: Collection[str], *, missing_ok: bool = F
     store (unless `missing_ok`); nothing is changed then.
     """
     path, gone = Path(path), set(ids)
-    with _locked(path), open_store(path) as store:
+    open_store(path).close()  # says what is not there
+    with writing(path, path.is_dir()), open_store(path) as store:
         unknown = [one for one in dict.fromkeys(ids) if one not in store]
         if unknown and not missing_ok:
             more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
@@ -137,7 +137,8 @@ def compact(path: str | Path, size: ShardSize | None = None, *, check: bool = Tr
     """
     path = Path(path)
     size = size or ShardSize(bytes=SHARD_BYTES)
-    with _locked(path), open_store(path) as store:
+    open_store(path).close()  # says what is not there
+    with writing(path, path.is_dir()), open_store(path) as store:
         if path.is_dir():
             with _rewriter(store, size) as writer:
                 if not isinstance(writer, FolderWriter):
@@ -255,9 +256,11 @@ def _common_manifest(stores: Sequence[Store], home: Path) -> tuple[dict[str, Any
                 f"{first.path} is of model {ours or 'unknown'}, {first.dim} wide; {store.path} of {theirs or 'unknown'}, {store.dim} wide",
                 "only stores of one model can be searched together: index with one of them",
             )
-        for key in ("frames", "preprocess_sha256", "tokenizer_sha256"):
+        for key in ("frames", "segments", "preprocess_sha256", "tokenizer_sha256"):
             if store.manifest.get(key) != first.manifest.get(key) and key not in differing:
                 differing.append(key)
+    encoders = list(dict.fromkeys(one for store in stores for one in store.manifest.get("encoders") or []))
+    merged |= {"encoders": encoders} if encoders else {}
     return {key: value for key, value in merged.items() if key not in differing}, differing
 
 
@@ -293,16 +296,3 @@ def _loss_note(source: str, target: str) -> list[str]:
 def _home(output: Output) -> Path:
     """The folder that holds the `.npz` files of an output."""
     return output.path if output.shards is not None else output.path.resolve().parent
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Nobody else writes from before the store is read until the change is done."""
-    if not path.exists():
-        open_store(path)  # says what is not there
-    try:
-        lock = WriteLock(path)
-    except OSError as problem:
-        refuse(problem, path)
-    with lock:
-        yield
