@@ -64,7 +64,7 @@ def store() -> None:
     "create",
     examples=(
         "vctool store create -o clips.npz --frames frames.npy --video video.npy --ids ids.txt",
-        "vctool store create -o pages/ --frames pages.npz --meta pages.jsonl --model-name colpali --normalise",
+        "vctool store create -o pages/ --frames pages.npz --meta pages.jsonl --normalise",
     ),
 )
 @output_option
