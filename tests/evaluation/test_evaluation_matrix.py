@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vctool.errors import InputError
 from vctool.evaluation.evaluate import Bank, Settings, evaluate_matrix
+from vctool.evaluation.matrices import ScratchMatrix
 from vctool.evaluation.matrix_files import matrix_from_files
 from vctool.evaluation.report import markdown
 from vctool.metrics import evaluate_ranking
@@ -211,3 +213,23 @@ def test_fifty_thousand_captions_by_five_hundred_clips_are_read_from_the_file_no
     tracemalloc.stop()
     assert evaluation.line("t2v").metrics.queries == 50_000
     assert peak < 250 << 20
+
+
+def test_a_scratch_matrix_gives_back_what_was_written(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    matrix = ScratchMatrix(tmp_path / "f", (7, 3))
+    for start in (4, 0, 2, 6):
+        matrix.write(start, values[start : start + 2])
+    for rows in (slice(0, 7), slice(2, 5), slice(6, 9), slice(3, 3), slice(0, 7, 2), slice(None)):
+        np.testing.assert_array_equal(matrix[rows], values[rows])
+    matrix.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_scores_that_do_not_fit_on_the_disk_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "f").symlink_to("/dev/full")
+    matrix = ScratchMatrix(tmp_path / "f", (4, 5))
+    with pytest.raises(InputError, match="could not be kept in .*No space left on device") as caught:
+        matrix.write(0, np.zeros((4, 5), np.float32))
+    assert caught.value.hint is not None and "TMPDIR" in caught.value.hint
+    matrix.close()

@@ -48,14 +48,19 @@ def test_metrics_equal_pytrec_eval(shape: tuple[int, int, int], graded: bool) ->
 
 
 def test_metrics_equal_ranx() -> None:
-    ranx = pytest.importorskip("ranx", reason="ranx is not installed (its first run compiles for a minute)")
-    sims, qrels = problem(30, 77, 9, True, 0)
-    truth = ranx.Qrels({str(q): {str(c): g for c, g in own.items()} for q, own in enumerate(qrels)})
-    run = ranx.Run({str(q): {str(c): float(s) for c, s in enumerate(row)} for q, row in enumerate(sims)})
-    theirs = ranx.evaluate(truth, run, ["map", "mrr", "ndcg@10", "recall@5", "hit_rate@5"])
-    ours = evaluate_ranking(sims, qrels)
-    assert ours.mean_average_precision == pytest.approx(theirs["map"], abs=1e-6)
-    assert ours.mrr == pytest.approx(theirs["mrr"], abs=1e-6)
-    assert ours.ndcg10 == pytest.approx(theirs["ndcg@10"], abs=1e-6)
-    assert ours.recall[5] == pytest.approx(100 * theirs["hit_rate@5"], abs=1e-6)
-    assert np.mean(ours.per_query.share[5]) == pytest.approx(theirs["recall@5"], abs=1e-6)
+    ranx = pytest.importorskip("ranx", reason="ranx is not installed: pip install ranx (its first run compiles for a minute)")
+    for shape in SHAPES:
+        for graded in (False, True):
+            sims, qrels = problem(*shape, graded, 0)
+            truth = ranx.Qrels({str(q): {str(c): g for c, g in own.items()} for q, own in enumerate(qrels)})
+            run = ranx.Run({str(q): {str(c): float(s) for c, s in enumerate(row)} for q, row in enumerate(sims)})
+            theirs = ranx.evaluate(
+                truth, run, ["map", "mrr", "ndcg@10", *(f"{name}@{k}" for name in ("recall", "hit_rate") for k in (1, 5, 10, 50))]
+            )
+            ours = evaluate_ranking(sims, qrels)
+            assert ours.mean_average_precision == pytest.approx(theirs["map"], abs=1e-6)
+            assert ours.mrr == pytest.approx(theirs["mrr"], abs=1e-6)
+            assert ours.ndcg10 == pytest.approx(theirs["ndcg@10"], abs=1e-6)
+            for k in (1, 5, 10, 50):
+                assert ours.recall[k] == pytest.approx(100 * theirs[f"hit_rate@{k}"], abs=1e-6)
+                assert np.mean(ours.per_query.share[k]) == pytest.approx(theirs[f"recall@{k}"], abs=1e-6)
