@@ -229,7 +229,7 @@ def test_a_scratch_matrix_gives_back_what_was_written(tmp_path: Path) -> None:
 def test_scores_that_do_not_fit_on_the_disk_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "f").symlink_to("/dev/full")
     matrix = ScratchMatrix(tmp_path / "f", (4, 5))
-    with pytest.raises(InputError, match="could not be kept in .*No space left on device") as caught:
+    with pytest.raises(InputError, match=r"could not be kept in .*No space left on device") as caught:
         matrix.write(0, np.zeros((4, 5), np.float32))
     assert caught.value.hint is not None and "TMPDIR" in caught.value.hint
     matrix.close()
