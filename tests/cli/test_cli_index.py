@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from commandline import Vctool, expect_line
+from commandline import Vctool, expect_line, on_a_terminal
 from tinymodel import build_tiny_model, make_audio, make_video
 
 from vctool.store import open_store
@@ -195,12 +195,12 @@ def test_ctrl_c_commits_and_says_how_to_go_on(videos: Path, tmp_path: Path, tiny
 
 def test_a_terminal_gets_a_bar_and_a_log_does_not(videos: Path, tmp_path: Path, tiny_model: Path) -> None:
     pexpect = pytest.importorskip("pexpect", reason="pexpect is not installed")
-    args = ["-m", "vctool", "index", str(videos), "-o", str(tmp_path / "c.npz"), "--model", str(tiny_model)]
-    child = pexpect.spawn(sys.executable, args, encoding="utf-8", dimensions=(24, 100), timeout=30)
+    args = ["index", str(videos), "-o", str(tmp_path / "c.npz"), "--model", str(tiny_model)]
+    child = on_a_terminal(*args)
     child.expect("indexing")
     child.expect("4 clips")
     child.expect(pexpect.EOF)
-    done = subprocess.run([sys.executable, *args, "--rebuild"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-m", "vctool", *args, "--rebuild"], capture_output=True, text=True, timeout=60)
     assert "indexing" not in done.stderr and "\r" not in done.stderr
 
 

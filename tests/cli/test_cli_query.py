@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commandline import Vctool, expect_line
+from commandline import Vctool, expect_line, on_a_terminal
 from tinymodel import build_tiny_model
 
 from vctool.store import StoreWriter, open_store
@@ -168,21 +167,19 @@ def test_interactive_keeps_going_after_errors_and_leaves_at_the_end(vctool: Vcto
 
 def test_interactive_on_a_terminal(tiny_index: Path) -> None:
     pexpect = pytest.importorskip("pexpect", reason="pexpect is not installed")
-    child = pexpect.spawn(sys.executable, ["-m", "vctool", "query", "-i", "--index", str(tiny_index)], encoding="utf-8", timeout=30)
+    child = on_a_terminal("query", "-i", "--index", tiny_index)
     child.expect("query> ")
     child.sendline("yellow")
     child.expect("sub/yellow.mp4")
     child.expect("query> ")
-    child.sendeof()
+    child.send("\x04")  # Ctrl-D
     child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0
+    assert child.process.wait(timeout=30) == 0
 
 
 def test_a_terminal_with_nothing_piped_in_is_told_what_to_do(tiny_index: Path) -> None:
     pexpect = pytest.importorskip("pexpect", reason="pexpect is not installed")
-    child = pexpect.spawn(sys.executable, ["-m", "vctool", "query", "-", "--index", str(tiny_index)], encoding="utf-8", timeout=30)
+    child = on_a_terminal("query", "-", "--index", tiny_index)
     child.expect("standard input is a terminal")
     child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 2
+    assert child.process.wait(timeout=30) == 2

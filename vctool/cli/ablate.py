@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @command(
     "ablate",
     examples=(
-        "vctool ablate loss --dry-run --set data.train=train.jsonl --set data.validation=val.jsonl --set data.test=test.jsonl",
+        "vctool ablate loss --dry-run --set data.train=a.jsonl --set data.validation=b.jsonl --set data.test=c.jsonl",
         "vctool ablate mine.toml -o ablations",
         "vctool ablate mine.toml --only narrow --seed 0",
     ),
