@@ -24,7 +24,7 @@ from vctool_export.onnx_sessions import GRAPHS, PRECISIONS, graph_file, graph_se
 from vctool_export.precision import PrecisionReport, convert_to_half
 from vctool_export.probe import read_probe
 from vctool_export.reference import REFERENCE_FILE, Array, Reference
-from vctool_export.report import LAYERS_FILE, REPORT_FILE, Report
+from vctool_export.report import LAYERS_FILE, REPORT_FILE, Report, files_of
 from vctool_export.scorer_graph import SCORER_TOKENS, prove_scorer, write_scorer
 from vctool_export.staging import exchange, staged
 from vctool_export.torch_reference import TorchSession, torch_reference
@@ -95,7 +95,7 @@ def export_graphs(
                 )
             )
         counts = {p: {name: report.counts() for name, report in graphs.items()} for p, graphs in layers.items()}
-        report = Report({"name": read_name(model_dir), **facts}, "torch", questions.facts, verdicts, counts)
+        report = Report({"name": read_name(model_dir), **facts}, "torch", questions.facts, verdicts, counts, files_of(onnx_dir))
         if report.failed:
             raise DriftError(report)
         _write_beside(new, report, reference, layers)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vctool.runtime.checksums import sha256_of
 from vctool_export.verdict import LIMITS, Verdict
 
 SCHEMA = 1
@@ -23,7 +24,7 @@ class Report:
     """Verdicts over the artefacts of one model directory.
 
     against: `torch` (asked just now) or `stored` (its answers from the export). probe: facts of the probe set. layers: for each
-    precision and graph, the number of operations by type.
+    precision and graph, the number of operations by type. files: sha256 of the graphs that were judged.
     """
 
     model: Mapping[str, Any]
@@ -31,6 +32,7 @@ class Report:
     probe: Mapping[str, Any]
     verdicts: Sequence[Verdict]
     layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def failed(self) -> tuple[Verdict, ...]:
@@ -46,19 +48,42 @@ class Report:
             "probe": dict(self.probe),
             "versions": versions(),
             "machine": {"cpu": platform.processor() or platform.machine(), "system": platform.platform()},
+            "files": dict(self.files),
             "verdicts": [verdict.to_json() for verdict in self.verdicts],
             "operations": {precision: dict(graphs) for precision, graphs in self.layers.items()},
         }
 
     def write(self, path: Path) -> None:
-        """Write the JSON form, moved into place."""
+        """Write the JSON form, moved into place.
+
+        What the old report says about the very same graphs on other engines, or about other precisions, is taken over.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
+        content = self.to_json()
+        old = _read(path)
+        if old.get("model", {}).get("model_sha256") == self.model.get("model_sha256") and old.get("files") == dict(self.files):
+            judged = {(verdict.artifact, verdict.engine) for verdict in self.verdicts}
+            content["verdicts"] += [v for v in old["verdicts"] if (v["artifact"], v["engine"]) not in judged]
+            content["operations"] = old.get("operations", {}) | content["operations"]
         temporary = path.with_name(f".{path.name}.tmp")
         try:
-            temporary.write_text(json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def files_of(onnx_dir: Path) -> dict[str, str]:
+    """sha256 of every graph in a folder and of its weights, by path in the model directory."""
+    return {f"onnx/{path.name}": sha256_of(path) for path in sorted(onnx_dir.glob("*.onnx*")) if path.is_file()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def versions() -> dict[str, str]:

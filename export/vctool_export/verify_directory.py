@@ -20,7 +20,7 @@ from vctool_export.identity import facts_of, integrity_checks, metadata_checks, 
 from vctool_export.onnx_sessions import GRAPHS, LIMITS_OF, graph_file, graph_sessions, precisions_of
 from vctool_export.probe import Probe, read_probe, same_probe
 from vctool_export.reference import REFERENCE_FILE, Reference
-from vctool_export.report import REPORT_FILE, Report
+from vctool_export.report import REPORT_FILE, Report, files_of
 from vctool_export.verify import MakeSession, Session, verify_artifact
 
 Against = Literal["auto", "torch", "stored"]
@@ -42,7 +42,8 @@ def verify_directory(
     """Verify the graphs of a model directory, all precisions that are there unless some are named.
 
     against: `torch` asks PyTorch anew, `stored` takes the answers that were kept at export; `auto` is torch where it is
-    installed. The report replaces `export/report.json` (keep_report) unless the directory cannot be written. Raises ModelError
+    installed. The report goes to `export/report.json` (keep_report), beside what that says
+    about the same graphs on other engines, unless the directory cannot be written. Raises ModelError
     if there is nothing to verify, or nothing to verify against.
     """
     say = progress or (lambda _: None)
@@ -81,7 +82,7 @@ def verify_directory(
                 )
             )
     name = read_json(ModelConfig, model_dir / CONFIG_FILE).name
-    report = Report({"name": name, **facts_of(model_dir)}, asked, questions.facts, verdicts)
+    report = Report({"name": name, **facts_of(model_dir)}, asked, questions.facts, verdicts, files=files_of(model_dir / "onnx"))
     if keep_report:
         keep(model_dir, report, say)
     return report

@@ -67,7 +67,7 @@ def test_every_precision_is_proved_at_every_level_and_put_in_place(exported: tup
     for one in report.verdicts:
         assert one.status == "ok", one.reason
         assert {c.level for c in one.checks if c.ok} == {"identity", "tensors", "scores", "retrieval"}
-    wanted = {f"{name}{p}.onnx" for name in ("text", "frame", "temporal") for p in ("", ".fp16", ".bf16", ".int8")}
+    wanted = {f"{name}{p}.onnx" for name in ("text", "frame", "temporal") for p in ("", ".fp16", ".bf16", ".int8")} | {"scorer.onnx"}
     assert {path.name for path in (folder / "onnx").glob("*.onnx")} == wanted
     assert json.loads((folder / "onnx" / "graphs.json").read_text())["graphs"]["text"]["fp16"] == "onnx/text.fp16.onnx"
     assert json.loads((folder / "export" / "report.json").read_text())["verdicts"][0]["status"] == "ok"
@@ -115,6 +115,15 @@ def test_an_untouched_directory_verifies_without_torch(model: Path, probe: Path)
     told = json.loads(done.stdout)
     assert told["against"] == "stored" and {v["status"] for v in told["verdicts"]} == {"ok"}
     ModelDirectory.open(model, verify="all")  # the new report is listed, and nothing else was blessed
+
+
+def test_a_report_keeps_what_it_said_of_the_same_graphs(model: Path, probe: Path) -> None:
+    verify_directory(model, precisions=["int8"], probe=[probe], against="stored")
+    told = json.loads((model / "export" / "report.json").read_text())["verdicts"]
+    assert sorted(v["artifact"] for v in told) == ["onnx bf16", "onnx fp16", "onnx fp32", "onnx int8"]
+    (model / "onnx" / "frame.int8.onnx").unlink()
+    verify_directory(model, precisions=["fp32"], probe=[probe], against="stored")
+    assert [v["artifact"] for v in json.loads((model / "export" / "report.json").read_text())["verdicts"]] == ["onnx fp32"]
 
 
 def test_another_probe_set_than_the_stored_one_is_incomplete_not_ok(model: Path) -> None:
