@@ -10,7 +10,7 @@ import pytest
 from store_fixtures import make_clip, write_store
 
 from vctool.store import open_store
-from vctool.store.format import REQUIRED_MEMBERS, SCALE_MEMBERS
+from vctool.store.format import PRECISION_MEMBERS, REQUIRED_MEMBERS
 
 FORMAT = Path(__file__).parents[2] / "docs" / "format.md"
 
@@ -30,4 +30,4 @@ def test_the_example_reads_a_store_with_numpy_alone(tmp_path, monkeypatch, dtype
 
 def test_every_member_is_described():
     text = FORMAT.read_text(encoding="utf-8")
-    assert [name for name in (*REQUIRED_MEMBERS, *SCALE_MEMBERS) if f"`{name}`" not in text] == []
+    assert [name for name in (*REQUIRED_MEMBERS, *PRECISION_MEMBERS) if f"`{name}`" not in text] == []

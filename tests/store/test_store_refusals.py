@@ -121,7 +121,7 @@ def test_a_read_only_folder_is_refused(tmp_path):
 
 
 def test_an_unknown_dtype_is_refused(tmp_path):
-    with pytest.raises(StoreError, match="choose float16 or int8"):
+    with pytest.raises(StoreError, match="choose float16, int8, int4, compact"):
         StoreWriter(tmp_path / "clips.npz", manifest=MODEL, dtype="float32")  # type: ignore[arg-type]
 
 

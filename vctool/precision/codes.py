@@ -43,8 +43,7 @@ def pack_levels(code_TD: UInt8) -> UInt8:
     """Level numbers 0 to 15, uint8 [T, D], two to a byte."""
     if code_TD.shape[1] % 2:
         code_TD = np.concatenate([code_TD, np.zeros((len(code_TD), 1), np.uint8)], axis=1)
-    packed: UInt8 = code_TD[:, 0::2] | code_TD[:, 1::2] << 4
-    return packed
+    return (code_TD[:, 0::2] | code_TD[:, 1::2] << 4).astype(np.uint8, copy=False)
 
 
 def levels_of(packed_TD: UInt8, width: int) -> Int8:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from vctool.errors import StoreError
 from vctool.precision.centres import assign_centres
 from vctool.precision.codes import levels_of, signs_of, to_levels, to_signs
 from vctool.precision.rotation import rotated, unrotated
@@ -51,9 +52,12 @@ def encode(precision: Precision, frame_TD: Float32, frame_offsets: Int64, video_
 
 def quantise(token_TD: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
     """Symmetric int8 with one scale a token: value = int8 * scale. Returns (int8 [T, D], float32 [T])."""
-    scale_T = (np.abs(token_TD).max(axis=1, initial=0) / np.float32(127)).astype(np.float32)
-    rounded_TD = token_TD / np.where(scale_T > 0, scale_T, 1)[:, None]
-    return np.rint(rounded_TD, out=rounded_TD).astype(np.int8), scale_T
+    largest_T = np.maximum(token_TD.max(axis=1, initial=0), -token_TD.min(axis=1, initial=0))
+    scale_T = (largest_T / np.float32(127)).astype(np.float32)
+    scaled_TD = token_TD / np.where(scale_T > 0, scale_T, 1)[:, None]
+    np.rint(scaled_TD, out=scaled_TD)
+    np.clip(scaled_TD, -127, 127, out=scaled_TD)
+    return scaled_TD.astype(np.int8), scale_T
 
 
 def _compact(frame_TD: Float32, frame_offsets: Int64, video_TD: Float32, video_offsets: Int64) -> dict[str, AnyArray]:
@@ -97,7 +101,8 @@ def _compact(frame_TD: Float32, frame_offsets: Int64, video_TD: Float32, video_o
 
 
 def _means(token_NTD: Float32, weight_NST: Float32, size_NS: Float32) -> Float32:
-    mean_NSD: Float32 = (weight_NST @ token_NTD) / np.maximum(size_NS, 1)[:, :, None]
+    mean_NSD: Float32 = np.matmul(weight_NST, token_NTD)
+    mean_NSD /= np.maximum(size_NS, 1)[:, :, None]
     return mean_NSD
 
 
@@ -123,14 +128,15 @@ class Packing:
         return row_bytes(self.precision, self.dim)
 
     def values(self, token_TD: AnyArray, scale_T: Float32, offsets: Int64, start: int, stop: int) -> Float32:
-        """Tokens start to stop - 1 as float32 [stop - start, D], still rotated."""
+        """Tokens start to stop - 1 as float32 [stop - start, D], still rotated. Raises StoreError for a centre that is not there."""
         part, scale_R1 = token_TD[start:stop], scale_T[start:stop, None]
         if self.centre_T is None or self.centre_CD is None or self.centre_scale_C is None or self.centre_offsets is None:
-            value_RD: Float32 = levels_of(part, self.dim) * scale_R1
-            return value_RD
-        value_RD = signs_of(part, self.dim) * scale_R1
+            return levels_of(part, self.dim).astype(np.float32) * scale_R1
+        value_RD = signs_of(part, self.dim).astype(np.float32) * scale_R1
         clip_R = np.searchsorted(offsets, np.arange(start, stop), side="right") - 1
         centre_R = self.centre_offsets[clip_R] + self.centre_T[start:stop]
+        if (centre_R >= self.centre_offsets[clip_R + 1]).any():
+            raise StoreError("a token names a centre that its clip does not have", "the store is damaged: build it again")
         first, last = (int(centre_R.min()), int(centre_R.max()) + 1) if stop > start else (0, 0)
         centre_CD = levels_of(self.centre_CD[first:last], self.dim) * self.centre_scale_C[first:last, None]
         value_RD += centre_CD[centre_R - first]

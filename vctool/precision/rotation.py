@@ -57,7 +57,7 @@ def _hadamard(value_TD: Float32, width: int) -> Float32:
 
 
 def _hadamard_block(value_TD: Float32) -> Float32:
-    rows, size = value_TD.shape
+    size = value_TD.shape[1]
     other_TD = np.empty_like(value_TD)
     half = size // 2
     for _ in range(size.bit_length() - 1):

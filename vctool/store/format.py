@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vctool.errors import StoreError
+from vctool.precision import MEMBERS, PRECISIONS, Precision
 
 SCHEMA = 1
 ALIGNMENT = 64  # bytes; a cache line, and the widest vector register: kernels may load a mapped array without a prologue
 
-StoreDtype = Literal["float16", "int8"]
-STORE_DTYPES: tuple[str, ...] = get_args(StoreDtype)
+StoreDtype = Precision
+STORE_DTYPES: tuple[str, ...] = PRECISIONS
 BRANCHES = ("frame", "video")
 
 AnyArray = npt.NDArray[Any]
@@ -32,7 +33,8 @@ REQUIRED_MEMBERS = (
     "clip_meta", "clip_meta_offsets",
     "manifest",
 )  # fmt: skip
-SCALE_MEMBERS = ("frame_scale_T", "video_scale_T")
+# What stores of one precision have and those of another have not.
+PRECISION_MEMBERS = MEMBERS["compact"]
 POOLED_MEMBERS = ("pooled_PD", "pooled_scale_P", "pooled_offsets")  # all or none of them
 
 
@@ -40,8 +42,8 @@ POOLED_MEMBERS = ("pooled_PD", "pooled_scale_P", "pooled_offsets")  # all or non
 class RowGroup:
     """Members whose rows belong to the clips by the same offsets: clip `i` owns rows `offsets[i]:offsets[i+1]` of each.
 
-    offsets None: row `i` is clip `i`'s. A store that lacks a member of the group lacks it for all clips. The first member of a group with
-    offsets is in every store that we write. Whoever copies clips follows this table and knows nothing else of what a clip is made of.
+    offsets None: row `i` is clip `i`'s. A store that lacks a member of the group lacks it for all clips. A store that we write has the
+    first member of a group or nothing of it. Whoever copies clips follows this table and knows nothing else of what a clip is made of.
     """
 
     offsets: str | None
@@ -49,8 +51,9 @@ class RowGroup:
 
 
 ROW_GROUPS = (
-    RowGroup("frame_offsets", ("frame_time_T", "frame_TD", "frame_scale_T")),
-    RowGroup("video_offsets", ("video_time_T", "video_TD", "video_scale_T")),
+    RowGroup("frame_offsets", ("frame_time_T", "frame_TD", "frame_scale_T", "frame_centre_T")),
+    RowGroup("video_offsets", ("video_time_T", "video_TD", "video_scale_T", "video_centre_T")),
+    RowGroup("centre_offsets", ("centre_scale_C", "centre_CD")),
     RowGroup("pooled_offsets", ("pooled_scale_P", "pooled_PD")),
     RowGroup("clip_ids_offsets", ("clip_ids_bytes",)),
     RowGroup("clip_paths_offsets", ("clip_paths_bytes",)),
@@ -58,13 +61,16 @@ ROW_GROUPS = (
 )
 GROUP_OF = {member: group for group in ROW_GROUPS for member in group.members}
 TOKEN_MEMBERS = ("frame_TD", "video_TD")
+_TWO_DIMENSIONS = (*TOKEN_MEMBERS, "centre_CD", "pooled_PD")
 
-# Token arrays are float16 or int8 in our stores; a foreign one may hold float32.
-_TOKEN_DTYPES = ("float16", "int8", "float32")
+# Token arrays are float16, int8 or packed bytes in our stores; a foreign one may hold float32.
+_TOKEN_DTYPES = ("float16", "int8", "uint8", "float32")
 _FIXED_DTYPES = {
     "frame_offsets": "int64", "video_offsets": "int64",
     "frame_time_T": "float32", "video_time_T": "float32",
     "frame_scale_T": "float32", "video_scale_T": "float32",
+    "frame_centre_T": "uint8", "video_centre_T": "uint8",
+    "centre_CD": "uint8", "centre_scale_C": "float32", "centre_offsets": "int64",
     "pooled_PD": "int8", "pooled_scale_P": "float32", "pooled_offsets": "int64",
     "clip_ids_bytes": "uint8", "clip_ids_offsets": "int64",
     "clip_paths_bytes": "uint8", "clip_paths_offsets": "int64",
@@ -158,7 +164,7 @@ def check_member(name: str, header: ArrayHeader, where: str) -> np.dtype[np.gene
         raise StoreError(f"{where}: member '{name}' has an unknown dtype {header.descr!r}", f"expected {' or '.join(expected)}") from None
     if dtype.newbyteorder("=").name not in expected:
         raise StoreError(f"{where}: member '{name}' has dtype {dtype.name}", f"expected {' or '.join(expected)}")
-    dimensions = 2 if name in TOKEN_MEMBERS or name == "pooled_PD" else 1
+    dimensions = 2 if name in _TWO_DIMENSIONS else 1
     if len(header.shape) != dimensions:
         raise StoreError(
             f"{where}: member '{name}' has shape {header.shape}", f"expected {dimensions} dimension{'s' if dimensions > 1 else ''}"

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vctool.store.tokens import Float32, quantise
+from vctool.precision import quantise
+from vctool.store.tokens import Float32
 
 MOST = 4  # vectors a clip: four rows cost a sixth of a scan of 26; docs/scoring.md has what fewer and more were worth
 BUDGET = 0.08  # mean squared distance; tokens of one scene (cosine 0.94 to each other) are at 0.06, two scenes at 0.15 and more

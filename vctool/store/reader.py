@@ -22,13 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from vctool.errors import StoreError, VerificationError
+from vctool.precision import MEMBERS, Packing, Precision, packing_of, row_bytes, unrotated
 from vctool.store.archive import Member, inflate, read_members, same_container
 from vctool.store.format import (
     BRANCHES,
     POOLED_MEMBERS,
+    PRECISION_MEMBERS,
     REQUIRED_MEMBERS,
     ROW_GROUPS,
-    SCALE_MEMBERS,
     SCHEMA,
     AnyArray,
     check_member,
@@ -36,7 +37,7 @@ from vctool.store.format import (
 )
 from vctool.store.paths import absolute_path
 from vctool.store.pooled import Pooled
-from vctool.store.tokens import ClipTokens, Float32, dequantise
+from vctool.store.tokens import ClipTokens, Float32
 
 Int64 = npt.NDArray[np.int64]
 
@@ -48,8 +49,9 @@ _REBUILD = "the file is damaged: copy it again, or build it again with `vctool i
 class TokenStore:
     """An open token store. Arrays are read-only and stay valid while the file is replaced by a newer one.
 
-    frame_TD, video_TD: float16, int8 or (foreign files) float32 [T, D]. frame_offsets, video_offsets: int64 [N+1].
-    frame_time_T, video_time_T: float32 seconds, NaN for none. frame_scale_T, video_scale_T: float32, int8 stores only.
+    frame_TD, video_TD: float16, int8 or (foreign files) float32 [T, D], or packed uint8 [T, bytes a token]. frame_offsets,
+    video_offsets: int64 [N+1]. frame_time_T, video_time_T: float32 seconds, NaN for none. frame_scale_T, video_scale_T: float32, None
+    in float16 stores. frame_packing, video_packing: how to read packed tokens, None in float16 and int8 stores.
     manifest: see docs/format.md. folder: the real folder that the file is in, which paths are relative to.
 
     Raises StoreError, in one line that says what to do: no such file, not a store, cut short, of a newer version, a
@@ -62,10 +64,12 @@ class TokenStore:
     frame_offsets: Int64
     frame_time_T: Float32
     frame_scale_T: Float32 | None
+    frame_packing: Packing | None
     video_TD: AnyArray
     video_offsets: Int64
     video_time_T: Float32
     video_scale_T: Float32 | None
+    video_packing: Packing | None
     manifest: dict[str, Any]
 
     def __init__(self, path: str | Path) -> None:
@@ -83,6 +87,10 @@ class TokenStore:
             setattr(self, f"{branch}_time_T", self._arrays[f"{branch}_time_T"])
             setattr(self, f"{branch}_scale_T", self._arrays.get(f"{branch}_scale_T"))
         self._check()
+        for branch in BRANCHES:
+            packed = self.dtype in ("int4", "compact")
+            packing = packing_of(self._arrays, cast(Precision, self.dtype), self.dim, branch) if packed else None
+            setattr(self, f"{branch}_packing", packing)
 
     @property
     def shards(self) -> tuple[TokenStore]:
@@ -102,12 +110,14 @@ class TokenStore:
     @property
     def dim(self) -> int:
         """Token width D."""
+        if self.frame_TD.dtype == np.uint8:
+            return int(self.manifest["dim"])
         return int(self.frame_TD.shape[1])
 
     @property
     def dtype(self) -> str:
-        """`float16`, `int8`, or `float32` in a file of foreign make."""
-        return self.frame_TD.dtype.name
+        """`float16`, `int8`, `int4`, `compact`, or `float32` in a file of foreign make."""
+        return str(self.manifest["dtype"]) if self.frame_TD.dtype == np.uint8 else self.frame_TD.dtype.name
 
     @property
     def pooled(self) -> Pooled | None:
@@ -133,7 +143,7 @@ class TokenStore:
         """Let go of the file. Arrays taken from the store before stay valid; the store itself is empty afterwards."""
         self._arrays.clear()
         for branch in BRANCHES:
-            for name in ("TD", "offsets", "time_T", "scale_T"):
+            for name in ("TD", "offsets", "time_T", "scale_T", "packing"):
                 self.__dict__.pop(f"{branch}_{name}", None)
         self._data = memoryview(b"")
 
@@ -195,12 +205,14 @@ class TokenStore:
                 yield meta if isinstance(meta, dict) else self.clip_meta(index)  # which says what is wrong
 
     def rows(self, branch: str, index: int) -> tuple[AnyArray, Float32, Float32 | None]:
-        """One clip's stored tokens, times and scales of branch `frame` or `video`, mapped, bit for bit."""
+        """One clip's tokens, times and scales of branch `frame` or `video`, mapped; packed tokens are decoded to float32 without scales."""
         index = self._position(index)
         offsets = self._arrays[f"{branch}_offsets"]
         span = slice(int(cast(Any, offsets[index])), int(cast(Any, offsets[index + 1])))
         scale_T = self._arrays.get(f"{branch}_scale_T")
         time_T = cast(Float32, self._arrays[f"{branch}_time_T"][span])
+        if self.frame_packing is not None:
+            return self.decoded(branch, index, index + 1), time_T, None
         return self._arrays[f"{branch}_TD"][span], time_T, None if scale_T is None else cast(Float32, scale_T[span])
 
     def block(self, start: int, stop: int) -> tuple[dict[str, AnyArray], dict[str, Int64]]:
@@ -235,9 +247,13 @@ class TokenStore:
     def decoded(self, branch: str, start: int, stop: int) -> Float32:
         """Tokens of clips `start` to `stop` in branch `frame` or `video`, end to end, as float32 [T, D], whatever the store's dtype."""
         edges = cast(Int64, self._arrays[f"{branch}_offsets"])
-        span = slice(int(edges[start]), int(edges[stop]))
-        scale_T = self._arrays.get(f"{branch}_scale_T")
-        return dequantise(self._arrays[f"{branch}_TD"][span], None if scale_T is None else cast(Float32, scale_T[span]))
+        first, last = int(edges[start]), int(edges[stop])
+        token_TD, scale_T = self._arrays[f"{branch}_TD"], cast(Float32 | None, self._arrays.get(f"{branch}_scale_T"))
+        packing = self.frame_packing if branch == "frame" else self.video_packing
+        if packing is not None and scale_T is not None:
+            return unrotated(packing.values(token_TD, scale_T, edges, first, last))
+        plain_TD: Float32 = token_TD[first:last].astype(np.float32)
+        return plain_TD if scale_T is None else plain_TD * scale_T[first:last, None]
 
     def clip_bytes(self) -> Int64:
         """What each clip takes in the file, offsets included: int64 [N]."""
@@ -311,15 +327,20 @@ class TokenStore:
         clips = len(self._arrays["frame_offsets"]) - 1
         if self.frame_TD.dtype != self.video_TD.dtype or self.frame_TD.shape[1] != self.video_TD.shape[1]:
             raise StoreError(f"{where}: frame and video tokens differ in dtype or width", "save both from the same model, in one dtype")
-        for name in SCALE_MEMBERS:
-            if (name in self._arrays) != (self.dtype == "int8"):
-                raise StoreError(f"{where}: {self.dtype} tokens {'without' if self.dtype == 'int8' else 'with'} member '{name}'", _REBUILD)
+        if self.frame_TD.dtype == np.uint8:
+            self._check_packed()
+        wanted = MEMBERS.get(self.dtype, ())
+        for name in PRECISION_MEMBERS:
+            if (name in self._arrays) != (name in wanted):
+                raise StoreError(f"{where}: {self.dtype} tokens {'without' if name in wanted else 'with'} member '{name}'", _REBUILD)
         for branch in BRANCHES:
             tokens = len(self._arrays[f"{branch}_TD"])
             _check_offsets(self._arrays[f"{branch}_offsets"], f"{branch}_offsets", clips, tokens, where)
-            for name in (f"{branch}_time_T", f"{branch}_scale_T"):
+            for name in (f"{branch}_time_T", f"{branch}_scale_T", f"{branch}_centre_T"):
                 if name in self._arrays and len(self._arrays[name]) != tokens:
                     raise StoreError(f"{where}: '{name}' has {len(self._arrays[name])} values for {tokens} tokens", _REBUILD)
+        if "centre_CD" in self._arrays:
+            self._check_centres(clips)
         self._check_pooled(clips)
         for name in ("clip_ids", "clip_paths", "clip_meta"):
             values = self._arrays[name if name == "clip_meta" else f"{name}_bytes"]
@@ -327,6 +348,19 @@ class TokenStore:
         for key, value in (("clips", clips), ("dim", self.dim), ("dtype", self.dtype)):
             if self.manifest.get(key, value) != value:
                 raise StoreError(f"{where}: the manifest says {key} {self.manifest[key]!r}, the arrays {value!r}", _REBUILD)
+
+    def _check_packed(self) -> None:
+        where, dtype, dim = str(self.path), self.manifest.get("dtype"), self.manifest.get("dim")
+        if dtype not in ("int4", "compact"):
+            raise StoreError(f"{where}: uint8 tokens, and its manifest says dtype {dtype!r}", "packed tokens are int4 or compact")
+        if not isinstance(dim, int) or isinstance(dim, bool) or dim < 0 or row_bytes(dtype, dim) != self.frame_TD.shape[1]:
+            raise StoreError(f"{where}: its manifest says dim {dim!r}, its {dtype} tokens have {self.frame_TD.shape[1]} bytes", _REBUILD)
+
+    def _check_centres(self, clips: int) -> None:
+        where, centre_CD = str(self.path), self._arrays["centre_CD"]
+        _check_offsets(self._arrays["centre_offsets"], "centre_offsets", clips, len(centre_CD), where)
+        if len(self._arrays["centre_scale_C"]) != len(centre_CD) or centre_CD.shape[1] != row_bytes("int4", self.dim):
+            raise StoreError(f"{where}: 'centre_CD' has shape {centre_CD.shape}, which fits neither its scales nor the width", _REBUILD)
 
     def _check_pooled(self, clips: int) -> None:
         where, found = str(self.path), [name for name in POOLED_MEMBERS if name in self._arrays]
@@ -385,7 +419,7 @@ def _known_members(members: list[Member], where: str) -> dict[str, Member]:
         raise StoreError(
             f"{where}: not a token store: missing {', '.join(missing)}", "build one with `vctool index`; docs/format.md lists the members"
         )
-    return {name: m for name, m in found.items() if name in (*REQUIRED_MEMBERS, *SCALE_MEMBERS, *POOLED_MEMBERS)}
+    return {name: m for name, m in found.items() if name in (*REQUIRED_MEMBERS, *PRECISION_MEMBERS, *POOLED_MEMBERS)}
 
 
 def _read_manifest(text: AnyArray, where: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One clip's tokens, what makes them acceptable, and their int8 form.
+"""One clip's tokens, and what makes them acceptable.
 
 Shape letters: F frames, V video tokens, T tokens of either kind, D width.
 """
@@ -82,34 +82,3 @@ def check_rows(token_TD: Float32, offsets: npt.NDArray[np.int64], clips: Sequenc
     if (norm_T == 0).any():
         raise StoreError(f"{where} is all zeros", "leave out masked tokens instead of zeroing them")
     raise StoreError(f"{where} has length {float(norm_T[np.abs(norm_T - 1).argmax()]):.4g}", "L2-normalise tokens")
-
-
-def encode_tokens(token_TD: Float32, count_N: npt.NDArray[np.int64], dtype: str) -> dict[str, npt.NDArray[Any]]:
-    """Checked tokens of several clips end to end, as a store of `dtype` keeps them: arrays by the member's name without its branch.
-
-    token_TD: float32 unit rows [T, D]. count_N: rows of each clip. Every array has one row a token, or one a clip (see
-    `format.ROW_GROUPS`); what a row becomes depends on its own clip alone.
-    """
-    del count_N  # both precisions look at one token at a time
-    if dtype == "int8":
-        rounded_TD, scale_T = quantise(token_TD)
-        return {"TD": rounded_TD, "scale_T": scale_T}
-    return {"TD": token_TD.astype(np.float16)}
-
-
-def quantise(token_TD: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
-    """Symmetric int8 with one scale a token: value = int8 * scale. Returns (int8 [T, D], float32 [T])."""
-    largest_T = np.maximum(token_TD.max(axis=1, initial=0), -token_TD.min(axis=1, initial=0))
-    scale_T = (largest_T / np.float32(127)).astype(np.float32)
-    scaled_TD = token_TD / scale_T[:, None]
-    np.rint(scaled_TD, out=scaled_TD)
-    np.clip(scaled_TD, -127, 127, out=scaled_TD)
-    return scaled_TD.astype(np.int8), scale_T
-
-
-def dequantise(token_TD: npt.NDArray[np.generic], scale_T: Float32 | None) -> Float32:
-    """Stored tokens as a fresh float32 array."""
-    plain_TD = token_TD.astype(np.float32)
-    if scale_T is not None:
-        plain_TD *= scale_T[:, None]
-    return plain_TD

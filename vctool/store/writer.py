@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from vctool import __version__
 from vctool.errors import StoreError
+from vctool.precision import encode
 from vctool.store.archive import ArchiveWriter
 from vctool.store.format import BRANCHES, GROUP_OF, ROW_GROUPS, SCHEMA, STORE_DTYPES, AnyArray, StoreDtype
 from vctool.store.interface import Store
@@ -29,17 +30,12 @@ from vctool.store.paths import relative_path
 from vctool.store.pooled import pool
 from vctool.store.reader import TokenStore
 from vctool.store.token_rows import TokenRows
-from vctool.store.tokens import ClipTokens, Float32, checked_tokens, dequantise, encode_tokens
+from vctool.store.tokens import ClipTokens, Float32, checked_tokens
 
 Int64 = npt.NDArray[np.int64]
 
 _BLOCK_VALUES = 1 << 20  # token values checked and encoded at once: 4 MB of float32
 _COPY_CLIPS = 4096  # clips copied at once
-
-# The member that stands for its group when rows are counted.
-_COUNTED = tuple(group.members[0] for group in ROW_GROUPS if group.offsets is not None)
-_OFFSETS = tuple(group.offsets for group in ROW_GROUPS if group.offsets is not None)
-
 
 # Each member's new rows, and rows of each clip by the name of their offsets.
 _Tokens = tuple[dict[str, AnyArray], dict[str, Int64]]
@@ -61,7 +57,7 @@ class StoreWriter:
     `path` is untouched and nothing is left beside it.
 
     manifest: what only the caller knows (`model`, `tokenizer_sha256`, `preprocess_sha256`, `frames`, optionally
-    `generation`, `dim`); the writer fills in the rest. dtype: `float16`, or `int8` with one float32 scale a token.
+    `generation`, `dim`); the writer fills in the rest. dtype: `float16`, `int8`, `int4` or `compact` (docs/format.md).
     taken: ids that the new clips must not have, besides each other's; the writer adds its own. locked: the caller has the
     `WriteLock` that covers `path`; by default the writer takes its own.
     Raises StoreError at once if the folder cannot be written to, `path` is a folder, or another process is writing to `path`.
@@ -77,7 +73,7 @@ class StoreWriter:
         locked: bool = False,
     ) -> None:
         if dtype not in STORE_DTYPES:
-            raise StoreError(f"store dtype {dtype!r} is not known", f"choose {' or '.join(STORE_DTYPES)}")
+            raise StoreError(f"store dtype {dtype!r} is not known", f"choose {', '.join(STORE_DTYPES)}")
         self.path = Path(path)
         if self.path.is_dir():
             raise StoreError(f"{self.path}: is a folder", "give the name of the .npz file to write")
@@ -86,7 +82,7 @@ class StoreWriter:
         self._manifest = _plain_manifest(manifest, self.path)
         self._dim: int | None = self._manifest.get("dim") or None  # the manifest of a store without clips says 0
         self._ids: set[str] = set() if taken is None else taken
-        self._ends = array("q")  # for each clip, how many rows each of _COUNTED has after it
+        self._ends = array("q")  # for each clip, how many rows it ends at by each of _offsets
         self._parts: dict[str, Part] = {}
         self._real: dict[str, str] = {}
         self._dirty = False
@@ -101,21 +97,19 @@ class StoreWriter:
             refuse(problem, self.path)
 
     def _make_parts(self) -> None:
-        folder, time = self._target.parent, np.dtype(np.float32)
+        folder = self._target.parent
         # What an encoded token looks like is learned from no tokens at all; where the width is not known yet, any width will do.
-        none = encode_tokens(np.zeros((0, self._dim or 64), np.float32), np.zeros(0, np.int64), self.dtype)
-        for branch in BRANCHES:
-            for name, values in none.items():
-                width = None if values.ndim == 1 else values.shape[1] if self._dim else 0
-                self._parts[f"{branch}_{name}"] = Part(folder, values.dtype, width)
-            self._parts[f"{branch}_time_T"] = Part(folder, time)
-        self._parts["pooled_PD"] = Part(folder, np.dtype(np.int8), self._dim or 0)
-        self._parts["pooled_scale_P"] = Part(folder, time)
+        empty_TD, no_T, none_N = np.zeros((0, self._dim or 64), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
+        for name, values in self._encoded((empty_TD, empty_TD), (no_T, no_T), (none_N, none_N))[0].items():
+            width = None if values.ndim == 1 else values.shape[1] if self._dim else 0
+            self._parts[name] = Part(folder, values.dtype, width)
         for name in ("clip_ids_bytes", "clip_paths_bytes", "clip_meta"):
             self._parts[name] = Part(folder, np.dtype(np.uint8))
+        groups = [group for group in ROW_GROUPS if group.members[0] in self._parts]
+        self._offsets = tuple(group.offsets for group in groups if group.offsets is not None)
 
     def __len__(self) -> int:
-        return len(self._ends) // len(_COUNTED)
+        return len(self._ends) // len(self._offsets)
 
     def __contains__(self, clip_id: object) -> bool:
         return clip_id in self._ids
@@ -140,7 +134,7 @@ class StoreWriter:
         frame_FD, frame_time_F = checked_tokens(clip.frame_FD, clip.frame_time_F, self._dim, clip.id, "frame")
         dim = self._dim if self._dim is not None else frame_FD.shape[1]
         video_VD, video_time_V = checked_tokens(clip.video_VD, clip.video_time_V, dim, clip.id, "video")
-        counts = [np.array([len(rows)], np.int64) for rows in (frame_FD, video_VD)]
+        counts = np.array([len(frame_FD)], np.int64), np.array([len(video_VD)], np.int64)
         tokens = self._encoded((frame_FD, video_VD), (frame_time_F, video_time_V), counts)
         self._append(self._block([clip.id], [clip.path], [clip.meta], tokens), dim)
 
@@ -170,7 +164,7 @@ class StoreWriter:
         for start, stop in _spans(frame.offsets + video.offsets, dim):
             names = ids[start:stop]
             branches = [source.checked(start, stop, names, kind, dim, self.path) for kind, source in (("frame", frame), ("video", video))]
-            counts = [count_N for _, _, count_N in branches]
+            counts = branches[0][2], branches[1][2]
             tokens = self._encoded((branches[0][0], branches[1][0]), (branches[0][1], branches[1][1]), counts)
             block = self._block(
                 names,
@@ -227,8 +221,8 @@ class StoreWriter:
             counts |= {offsets: np.array([len(text) for text in texts], np.int64)}
         for one in ids:
             _id_bytes(one)
-        if "pooled_offsets" not in counts:
-            branches = [dequantise(rows[f"{branch}_TD"], cast(Any, rows.get(f"{branch}_scale_T"))) for branch in BRANCHES]
+        if "pooled_offsets" in self._offsets and "pooled_offsets" not in counts:
+            branches = [store.decoded(branch, start, stop) for branch in BRANCHES]
             times = (cast(Float32, rows["frame_time_T"]), cast(Float32, rows["video_time_T"]))
             pooled_rows, pooled_counts = _pooled((branches[0], branches[1]), times, [counts[f"{branch}_offsets"] for branch in BRANCHES])
             rows, counts = rows | pooled_rows, counts | pooled_counts
@@ -276,13 +270,15 @@ class StoreWriter:
         if self._lock is not None:
             self._lock.release()
 
-    def _encoded(self, branches: tuple[Float32, Float32], times: tuple[Float32, Float32], counts: Sequence[Int64]) -> _Tokens:
-        rows: dict[str, AnyArray] = {}
-        lengths: dict[str, Int64] = {}
-        for branch, token_TD, time_T, count_N in zip(BRANCHES, branches, times, counts, strict=True):
-            rows |= {f"{branch}_{name}": values for name, values in encode_tokens(token_TD, count_N, self.dtype).items()}
+    def _encoded(self, branches: tuple[Float32, Float32], times: tuple[Float32, Float32], counts: tuple[Int64, Int64]) -> _Tokens:
+        frame_offsets, video_offsets = (np.concatenate([[0], np.cumsum(count_N)]).astype(np.int64) for count_N in counts)
+        rows = encode(self.dtype, branches[0], frame_offsets, branches[1], video_offsets)
+        lengths = {name: np.diff(rows.pop(name)) for name in list(rows) if name.endswith("_offsets")}
+        for branch, time_T, count_N in zip(BRANCHES, times, counts, strict=True):
             rows[f"{branch}_time_T"] = time_T
             lengths[f"{branch}_offsets"] = count_N
+        if self.dtype == "compact":  # pooled vectors would cost a quarter more, and its centres are nearly the same
+            return rows, lengths
         pooled_rows, pooled_counts = _pooled(branches, times, counts)
         return rows | pooled_rows, lengths | pooled_counts
 
@@ -319,8 +315,8 @@ class StoreWriter:
                 part.append(np.ascontiguousarray(values))
         except OSError as problem:
             refuse(problem, self.path)
-        last = np.array(self._ends[-len(_COUNTED) :] or [0] * len(_COUNTED), np.int64)
-        end_NX = last + np.cumsum(np.stack([block.counts[name] for name in _OFFSETS], axis=1), axis=0)
+        last = np.array(self._ends[-len(self._offsets) :] or [0] * len(self._offsets), np.int64)
+        end_NX = last + np.cumsum(np.stack([block.counts[name] for name in self._offsets], axis=1), axis=0)
         self._dim = dim
         self._ids.update(block.ids)
         self._ends.frombytes(end_NX.astype(np.int64).tobytes())  # the clips count from this instruction on
@@ -330,7 +326,7 @@ class StoreWriter:
         """Take back the half clip that a full disk or Ctrl-C left behind the last whole one."""
         if not self._dirty:
             return
-        rows = dict(zip(_OFFSETS, self._ends[-len(_COUNTED) :] or [0] * len(_COUNTED), strict=True))
+        rows = dict(zip(self._offsets, self._ends[-len(self._offsets) :] or [0] * len(self._offsets), strict=True))
         for name, part in self._parts.items():
             offsets = GROUP_OF[name].offsets
             part.truncate(len(self) if offsets is None else rows[offsets])
@@ -345,9 +341,9 @@ class StoreWriter:
 
     def _assemble(self, archive: ArchiveWriter) -> dict[str, Any]:
         self._settle()
-        end_NX = np.array(self._ends, dtype=np.int64).reshape(-1, len(_COUNTED))
+        end_NX = np.array(self._ends, dtype=np.int64).reshape(-1, len(self._offsets))
         arrays: dict[str, dict[str, Any]] = {}
-        left = dict(zip(_OFFSETS, end_NX.T, strict=True))
+        left = dict(zip(self._offsets, end_NX.T, strict=True))
         for name, part in self._parts.items():
             arrays[name] = _add_part(archive, name, part)
             offsets = GROUP_OF[name].offsets
