@@ -6,13 +6,13 @@ Shape letters: N clips, T tokens of all clips end to end, C centres of all clips
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from vctool.errors import StoreError
+from vctool.errors import InputError, StoreError
 from vctool.precision.centres import assign_centres
 from vctool.precision.codes import levels_of, signs_of, to_levels, to_signs
 from vctool.precision.rotation import rotated, unrotated
@@ -122,10 +122,42 @@ class Packing:
     centre_scale_C: Float32 | None = None
     centre_offsets: Int64 | None = None
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one token."""
-        return row_bytes(self.precision, self.dim)
+    def contiguous(self) -> Packing:
+        """The same in C order and in the types that the kernel reads; nothing is copied that is so already."""
+        if self.centre_T is None or self.centre_CD is None or self.centre_scale_C is None or self.centre_offsets is None:
+            return self
+        return replace(
+            self,
+            centre_T=np.ascontiguousarray(self.centre_T, np.uint8),
+            centre_CD=np.ascontiguousarray(self.centre_CD, np.uint8),
+            centre_scale_C=np.ascontiguousarray(self.centre_scale_C, np.float32),
+            centre_offsets=np.ascontiguousarray(self.centre_offsets, np.int64),
+        )
+
+    def of_clips(self, first: int, last: int) -> Packing:
+        """The packing of clips first to last - 1, for the same tokens."""
+        if self.centre_offsets is None:
+            return self
+        return replace(self, centre_offsets=self.centre_offsets[first : last + 1])
+
+    def check(self, shape: tuple[int, ...], clips: int) -> None:
+        """Raises InputError if this does not fit uint8 tokens of this shape, of so many clips."""
+        if self.precision not in ("int4", "compact") or self.dim < 0 or row_bytes(self.precision, self.dim) != shape[1]:
+            raise InputError(f"{self.precision} tokens {self.dim} wide do not take {shape[1]} bytes", "give the width of the tokens")
+        found = (self.centre_T, self.centre_CD, self.centre_scale_C, self.centre_offsets)
+        if any((array is None) != (self.precision == "int4") for array in found):
+            raise InputError(f"{self.precision} tokens with centres left out or given", "compact tokens, and only they, have centres")
+        if self.centre_T is None or self.centre_CD is None or self.centre_scale_C is None or self.centre_offsets is None:
+            return
+        edges, centres = self.centre_offsets, len(self.centre_CD)
+        if self.centre_T.shape != shape[:1] or self.centre_scale_C.shape != (centres,):
+            raise InputError("the centres of tokens, or their scales, are too few or too many", "give one for each token and centre")
+        if self.centre_CD.shape[1:] != (row_bytes("int4", self.dim),):
+            raise InputError(f"centres have shape {self.centre_CD.shape}", "they are packed like int4 tokens")
+        if edges.shape != (clips + 1,) or edges[0] < 0 or edges[-1] > centres or (edges[1:] < edges[:-1]).any():
+            raise InputError(
+                f"the offsets of centres do not fit {clips} clips and {centres} centres", "give N + 1 that never run backwards"
+            )
 
     def values(self, token_TD: AnyArray, scale_T: Float32, offsets: Int64, start: int, stop: int) -> Float32:
         """Tokens start to stop - 1 as float32 [stop - start, D], still rotated. Raises StoreError for a centre that is not there."""

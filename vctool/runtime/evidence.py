@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from vctool.runtime.encoder import QueryTokens
 from vctool.runtime.moments import Moment, best_moment, clip_span
-from vctool.scoring import token_maxima
-from vctool.store import Store
+from vctool.scoring import branch_maxima
+from vctool.store import Store, TokenStore
 
 Branch = Literal["f", "v", "fv"]
 BRANCHES: tuple[Branch, ...] = ("f", "v", "fv")
@@ -101,12 +101,12 @@ def explain(query: QueryTokens, store: Store, index: int, branch: Branch) -> Evi
 class _Match:
     """What the counted query tokens found in one branch of one clip."""
 
-    def __init__(self, query_MD: NDArray[np.float32], store: Store, branch: str, index: int) -> None:
+    def __init__(self, query_MD: NDArray[np.float32], store: Store, branch: Literal["frame", "video"], index: int) -> None:
         token_TD, time_T, scale_T = store.rows(branch, index)
-        max_M1, row_M1 = token_maxima(query_MD, token_TD, np.array([0, len(token_TD)]), scale_T=scale_T)
+        shard, place = _place(store, index)
+        max_M, self.best_M = branch_maxima(query_MD, shard, branch, place)
         self.time_T: Float64 = time_T.astype(np.float64)
-        self.best_M = row_M1[:, 0]
-        self.share_M: Float64 = max_M1[:, 0].astype(np.float64) / len(query_MD)
+        self.share_M: Float64 = max_M.astype(np.float64) / len(query_MD)
         plain_TD = token_TD.astype(np.float64)
         if scale_T is not None:
             plain_TD *= scale_T[:, None]
@@ -114,6 +114,15 @@ class _Match:
 
     def second(self, row: int) -> float | None:
         return _seconds(self.time_T[self.best_M[row]])
+
+
+def _place(store: Store, index: int) -> tuple[TokenStore, int]:
+    """The file that holds a clip, and its number there."""
+    for shard in store.shards:
+        if index < len(shard):
+            return shard, index
+        index -= len(shard)
+    raise IndexError(index)
 
 
 def _token(query: QueryTokens, token: int, row: int, frame: _Match | None, video: _Match | None) -> TokenEvidence:

@@ -1,6 +1,6 @@
 """MeanMaxSim: how well each word of a query is answered by its best frame and its best moment in context."""
 
-from vctool.scoring.branches import Branch, Query, ShardSource, TokenSource, batch_scores, scores, shards_of
+from vctool.scoring.branches import Branch, Query, ShardSource, TokenSource, batch_scores, branch_blocks, branch_maxima, scores, shards_of
 from vctool.scoring.chosen import chosen_scores
 from vctool.scoring.meanmaxsim import ONE, counted_tokens, mean_max_sim, mean_max_sims, token_maxima
 from vctool.scoring.scorer import Scorer
@@ -15,6 +15,8 @@ __all__ = [
     "TokenBlocks",
     "TokenSource",
     "batch_scores",
+    "branch_blocks",
+    "branch_maxima",
     "chosen_scores",
     "counted_tokens",
     "mean_max_sim",

@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vctool.errors import UsageProblem
-from vctool.scoring.meanmaxsim import counted_tokens, mean_max_sims
-from vctool.scoring.tiles import Float32, TokenBlocks
+from vctool.precision import Packing
+from vctool.scoring.meanmaxsim import block_maxima, counted_tokens, mean_max_sims
+from vctool.scoring.tiles import Float32, Int64, TokenBlocks
 
 Branch = Literal["f", "v", "fv"]
+_ALL = slice(None)
 Query = npt.NDArray[Any] | tuple[npt.NDArray[Any], npt.NDArray[Any] | None]
 
 
@@ -86,12 +88,33 @@ def shards_of(store: TokenSource | ShardSource) -> Sequence[TokenSource]:
     return (cast(TokenSource, store),) if shards is None else shards
 
 
+def branch_blocks(store: TokenSource, branch: Literal["frame", "video"], clips: slice = _ALL) -> TokenBlocks:
+    """The tokens of one branch of one file, of all its clips or of a run of them, whatever their precision."""
+    offsets: npt.NDArray[np.int64] = getattr(store, f"{branch}_offsets")
+    packing: Packing | None = getattr(store, f"{branch}_packing", None)  # what looks like a store need not know of packed tokens
+    first, last, _ = clips.indices(len(offsets) - 1)
+    if (first, last) != (0, len(offsets) - 1):
+        offsets = offsets[first : last + 1]
+        packing = None if packing is None else packing.of_clips(first, last)
+    return TokenBlocks(getattr(store, f"{branch}_TD"), offsets, None, getattr(store, f"{branch}_scale_T"), packing)
+
+
+def branch_maxima(query_QD: npt.ArrayLike, store: TokenSource, branch: Literal["frame", "video"], index: int) -> tuple[Float32, Int64]:
+    """What each token of a query found in one clip of one file: its largest cosine, float32 [Q], and the clip's token, int64 [Q].
+
+    As `token_maxima`; -1 and -inf for a clip without tokens in that branch.
+    """
+    blocks = branch_blocks(store, branch, slice(index, index + 1))
+    max_Q1, row_Q1 = block_maxima(query_QD, blocks)
+    return max_Q1[:, 0], np.where(row_Q1[:, 0] < 0, -1, row_Q1[:, 0] - blocks.offsets[0])
+
+
 def _shard_scores(queries: Sequence[Float32], store: TokenSource, branch: Branch, workers: int | None) -> tuple[Float32, Float32, Float32]:
     absent_BN = np.broadcast_to(np.float32(np.nan), (len(queries), len(store.frame_offsets) - 1))
     frame_BN = video_BN = absent_BN
     if "f" in branch:
-        frame_BN = mean_max_sims(queries, TokenBlocks(store.frame_TD, store.frame_offsets, None, store.frame_scale_T), workers)
+        frame_BN = mean_max_sims(queries, branch_blocks(store, "frame"), workers)
     if "v" in branch:
-        video_BN = mean_max_sims(queries, TokenBlocks(store.video_TD, store.video_offsets, None, store.video_scale_T), workers)
+        video_BN = mean_max_sims(queries, branch_blocks(store, "video"), workers)
     score_BN = frame_BN + video_BN if branch == "fv" else frame_BN if branch == "f" else video_BN
     return score_BN, frame_BN, video_BN

@@ -9,6 +9,11 @@
  * int8 gives the same bits by every instruction set. Contraction is off (-ffp-contract=off): where a fused
  * multiply-add is meant, it is written.
  *
+ * int4 and compact tokens are packed: their codes become whole numbers of 8 bits in the first-level cache (levels of a
+ * table, or -1 and 1), and are int8 from there on. A compact token is that plus a centre, which tokens of its clip
+ * share: max(q . (centre + token)) is q . centre + max(q . token) over the tokens of one centre. The products with a
+ * clip's centres are made first, like those with int4 tokens, and added to the maxima.
+ *
  * The caller (kernels.py) has checked every shape and packs the query:
  *     query[tile][width / group][16][group], group = 4 int8, 2 int16, 2 bfloat16 or 1 float32; width a multiple of 64;
  * a tile of bfloat16 is two of these, upper and lower halves of float32.
@@ -19,17 +24,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ABI 1
+#define ABI 2
 #define ONE 0x1p-18f /* meanmaxsim.ONE: as near to 1 as this is 1 */
 
 enum { KERNEL_AVX2 = 1, KERNEL_AVX512 = 2, KERNEL_AMX = 4 };
+enum { INT8 = 0, FLOAT16 = 1, INT4 = 2, COMPACT = 3, TYPES = 4 }; /* of tokens */
 enum { DONE = 0, NO_MEMORY = 1, NO_KERNEL = 2 };
-enum { LANES = 16, BLOCK = 32, RUN = 128 }; /* query tokens a tile, rows a block at most, clips a run */
+enum { LANES = 16, BLOCK = 32, RUN = 128, CENTRES = 512 }; /* query tokens a tile; rows a block, clips and centres a run at most */
 
 struct job {
-    const uint8_t *tokens; /* [rows, dim] */
-    int64_t rows, dim;
-    const float *scale;          /* [rows], int8 only */
+    const uint8_t *tokens; /* [rows, row_bytes] */
+    int64_t rows, dim, row_bytes;
+    const float *scale;          /* [rows], NULL for float16 */
     const uint8_t *counted;      /* [rows], may be NULL: every row counts */
     const int64_t *offsets;      /* clip i owns rows offsets[i] to offsets[i + 1] */
     int64_t first, last;         /* the clips to score */
@@ -41,6 +47,11 @@ struct job {
     int64_t queries;
     float *scores; /* [queries, stride], written at columns first to last - 1 */
     int64_t stride;
+    /* compact tokens only, else NULL */
+    const uint8_t *centre;         /* [rows]: the row's centre, counted within its clip */
+    const uint8_t *centres;        /* [all centres, bytes of an int4 token] */
+    const float *centre_scale;     /* [all centres] */
+    const int64_t *centre_offsets; /* clip i owns centres centre_offsets[i] to centre_offsets[i + 1] */
 };
 
 /* The rows of one block as the products want them. */
@@ -50,12 +61,13 @@ struct block {
     int64_t start;   /* the first row's number */
     int64_t padded;  /* width rounded up to a multiple of 64 */
     uint8_t *memory; /* a converted copy, where one is needed */
+    const float *base; /* products of the query with the run's centres, [centres, columns]; NULL without centres */
     int count;
 };
 
-/* Rows begin to end - 1 of a block, all of one clip, all counted. */
+/* Rows begin to end - 1 of a block, all of one clip and one centre, all counted. */
 struct segment {
-    int clip, begin, end;
+    int clip, begin, end, centre;
 };
 
 struct kernel {
@@ -63,7 +75,8 @@ struct kernel {
     int row_bytes; /* of a converted copy, for each element of the padded width */
     void (*begin)(void);
     void (*end)(void);
-    uint32_t (*load)(const struct job *, struct block *); /* returns a bit for each row that is not finite */
+    uint32_t (*load)(const struct job *, struct block *);        /* returns a bit for each row that is not finite */
+    uint32_t (*load_levels)(const struct job *, struct block *); /* of int4 tokens and centres; NULL where there are none */
     void (*product)(const struct job *, const struct block *, int64_t tile, int tiles, void *out);
     void (*fold)(const struct job *, const struct block *, const struct segment *, int segments, int64_t tile, int tiles,
                  const void *out, float *maxima, int64_t columns);
@@ -96,9 +109,16 @@ static float mean_of(const float *maxima, const float *weight, int64_t tiles, in
 
 enum { EMPTY = 0, VALID = 1, BROKEN = 2 };
 
-/* Splits a block's counted rows by clip. `clip` is the clip of the first row at or before; moves on to the last row's. */
+/* The row's centre, counted within the run that begins with clip `first`; -1 if its clip does not have it. */
+static int centre_of(const struct job *job, int64_t first, int64_t clip, int64_t row)
+{
+    const int64_t *offsets = job->centre_offsets, centre = offsets[clip] + job->centre[row];
+    return centre < offsets[clip + 1] ? (int)(centre - offsets[first]) : -1;
+}
+
+/* Splits a block's counted rows by clip and centre. `clip` is the clip of the first row at or before; moves on to the last row's. */
 static int segments_of(const struct job *job, const struct block *block, int64_t first, int64_t *clip, uint32_t bad, uint8_t *state,
-                       struct segment *segments)
+                       const uint8_t *bad_centre, struct segment *segments)
 {
     int found = 0, row = 0;
     while (row < block->count) {
@@ -113,12 +133,25 @@ static int segments_of(const struct job *job, const struct block *block, int64_t
                 row++;
             if (begin == row)
                 continue;
-            segments[found++] = (struct segment){(int)(*clip - first), begin, row};
             uint8_t *now = &state[*clip - first];
             if (bad & (uint32_t)((1ull << row) - (1ull << begin)))
                 *now = BROKEN;
             if (*now == EMPTY)
                 *now = VALID;
+            if (!job->centre) {
+                segments[found++] = (struct segment){(int)(*clip - first), begin, row, 0};
+                continue;
+            }
+            for (int next; begin < row; begin = next) {
+                const int64_t at = block->start + begin;
+                const int centre = centre_of(job, first, *clip, at);
+                for (next = begin + 1; next < row && job->centre[block->start + next] == job->centre[at];)
+                    next++;
+                if (centre < 0 || bad_centre[centre])
+                    *now = BROKEN;
+                else
+                    segments[found++] = (struct segment){(int)(*clip - first), begin, next, centre};
+            }
         }
     }
     return found;
@@ -126,33 +159,75 @@ static int segments_of(const struct job *job, const struct block *block, int64_t
 
 static void *aligned(uint8_t *memory) { return (void *)(((uintptr_t)memory + 63) & ~(uintptr_t)63); }
 
+/* The last clip of a run that begins with clip `first`, plus one. */
+static int64_t run_end(const struct job *job, int64_t first)
+{
+    int64_t last = least(first + RUN, job->last);
+    if (job->centre)
+        while (last > first + 1 && job->centre_offsets[last] - job->centre_offsets[first] > CENTRES)
+            last--;
+    return last;
+}
+
+/* The products of the query with the centres of clips first to last - 1, scaled; marks centres whose scale is not finite. */
+static void centre_products(const struct kernel *kernel, const struct job *job, int64_t first, int64_t last, uint8_t *memory, void *out,
+                            float *base, uint8_t *bad_centre)
+{
+    const int64_t tiles = job->query_tiles[job->queries], columns = tiles * LANES;
+    const int64_t begin = job->centre_offsets[first], end = least(job->centre_offsets[last], begin + CENTRES + 256);
+    struct job centres = *job;
+    centres.tokens = job->centres;
+    centres.scale = job->centre_scale;
+    centres.rows = job->centre_offsets[last];
+    centres.row_bytes = (job->dim + 1) / 2;
+    for (int64_t row = begin; row < end; row += kernel->rows) {
+        struct block block = {NULL, 0, row, (job->dim + 63) / 64 * 64, memory, NULL, (int)least(kernel->rows, end - row)};
+        const uint32_t bad = kernel->load_levels(&centres, &block);
+        for (int i = 0; i < block.count; i++)
+            bad_centre[row - begin + i] = bad >> i & 1;
+        for (int64_t tile = 0; tile < tiles; tile += 2) {
+            const int some = (int)least(2, tiles - tile);
+            kernel->product(&centres, &block, tile, some, out);
+            for (int t = 0; t < some; t++)
+                for (int i = 0; i < block.count; i++) {
+                    float *to = base + (row - begin + i) * columns + (tile + t) * LANES;
+                    for (int lane = 0; lane < LANES; lane++)
+                        to[lane] = (float)((const int32_t *)out)[(t * BLOCK + i) * LANES + lane] * centres.scale[row + i];
+                }
+        }
+    }
+}
+
 static int run_kernel(const struct kernel *kernel, const struct job *job)
 {
     const int64_t tiles = job->query_tiles[job->queries], columns = tiles * LANES, padded = (job->dim + 63) / 64 * 64;
     const size_t copy_bytes = (size_t)(kernel->rows * kernel->row_bytes * padded);
     const size_t out_bytes = 2 * BLOCK * LANES * sizeof(float);
     const size_t maxima_bytes = (size_t)(RUN * columns) * sizeof(float);
-    uint8_t *memory = calloc(1, copy_bytes + out_bytes + maxima_bytes + 64);
+    const size_t base_bytes = job->centre ? (size_t)((CENTRES + 256) * columns) * sizeof(float) : 0;
+    uint8_t *memory = calloc(1, copy_bytes + out_bytes + maxima_bytes + base_bytes + 64);
     if (!memory)
         return NO_MEMORY;
     uint8_t *copy = aligned(memory), *out = copy + copy_bytes;
-    float *maxima = (float *)(out + out_bytes);
+    float *maxima = (float *)(out + out_bytes), *base = (float *)(out + out_bytes + maxima_bytes);
     struct segment segments[BLOCK];
-    uint8_t state[RUN];
+    uint8_t state[RUN], bad_centre[CENTRES + 256];
 
     if (kernel->begin)
         kernel->begin();
     for (int64_t first = job->first, last; first < job->last; first = last) {
-        last = least(first + RUN, job->last);
+        last = run_end(job, first);
         for (int64_t i = 0; i < (last - first) * columns; i++)
             maxima[i] = -__builtin_inff();
         memset(state, EMPTY, sizeof state);
+        if (job->centre)
+            centre_products(kernel, job, first, last, copy, out, base, bad_centre);
         int64_t clip = first;
         const int64_t end = job->offsets[last];
         for (int64_t row = job->offsets[first]; row < end; row += kernel->rows) {
-            struct block block = {NULL, 0, row, padded, copy, (int)least(kernel->rows, end - row)};
+            struct block block = {NULL, 0, row, padded, copy, job->centre ? base : NULL, (int)least(kernel->rows, end - row)};
             const uint32_t bad = kernel->load(job, &block);
-            const int count = segments_of(job, &block, first, &clip, bad, state, segments);
+            const int count = segments_of(job, &block, first, &clip, bad, state, bad_centre, segments);
             if (count == 0)
                 continue;
             for (int64_t tile = 0; tile < tiles; tile += 2) {
@@ -212,6 +287,9 @@ AVX512 static uint32_t bad_scales_avx512(const struct job *job, const struct blo
     return bad;
 }
 
+/* What the 16 codes of int4 tokens mean: precision/codes.py has the same table. */
+static const int8_t LEVELS[16] = {-127, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31, 44, 58, 75, 96, 127};
+
 AVX2 static float mean_avx2(const float *maxima, const float *weight, int64_t tiles, int64_t count)
 {
     return mean_of(maxima, weight, tiles, count);
@@ -241,7 +319,7 @@ AVX2 static uint32_t load_int16(const struct job *job, struct block *block)
 {
     int16_t *copy = (int16_t *)block->memory;
     for (int row = 0; row < block->count; row++, copy += block->padded) {
-        const uint8_t *from = job->tokens + (block->start + row) * job->dim;
+        const uint8_t *from = job->tokens + (block->start + row) * job->row_bytes;
         int64_t d = 0;
         for (; d + 16 <= job->dim; d += 16)
             _mm256_storeu_si256((__m256i *)(copy + d), _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(from + d))));
@@ -252,6 +330,53 @@ AVX2 static uint32_t load_int16(const struct job *job, struct block *block)
     block->stride = block->padded * 2;
     return bad_scales(job, block);
 }
+
+/* 32 levels that 16 bytes name, in order. */
+AVX2 static __m256i levels_32(__m128i packed)
+{
+    const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)LEVELS));
+    const __m256i wide = _mm256_cvtepu8_epi16(packed);
+    const __m256i codes = _mm256_and_si256(_mm256_or_si256(wide, _mm256_slli_epi16(wide, 4)), _mm256_set1_epi8(15));
+    return _mm256_shuffle_epi8(table, codes);
+}
+
+/* -1 or 1 for each of 32 bits, in order. */
+AVX2 static __m256i signs_32(uint32_t bits)
+{
+    const __m256i which = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const __m256i each = _mm256_set1_epi64x((long long)0x8040201008040201ull);
+    const __m256i own = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), which), each);
+    const __m256i absent = _mm256_cmpeq_epi8(own, _mm256_setzero_si256());
+    return _mm256_or_si256(absent, _mm256_set1_epi8(1));
+}
+
+/* Tokens of `bits` bits a coordinate as int16. The last piece of a row goes through a buffer: nothing behind it is read. */
+AVX2 static inline __attribute__((always_inline)) uint32_t load_packed_int16(const struct job *job, struct block *block, const int bits)
+{
+    int16_t *copy = (int16_t *)block->memory;
+    for (int row = 0; row < block->count; row++, copy += block->padded) {
+        const uint8_t *from = job->tokens + (block->start + row) * job->row_bytes;
+        for (int64_t d = 0; d < block->padded; d += 32, from += 4 * bits) {
+            const int64_t left = job->row_bytes - d * bits / 8;
+            uint8_t piece[16] = {0};
+            if (left >= 4 * bits)
+                memcpy(piece, from, 4 * (size_t)bits);
+            else if (left > 0)
+                memcpy(piece, from, (size_t)left);
+            uint32_t word;
+            memcpy(&word, piece, sizeof word);
+            const __m256i codes = bits == 4 ? levels_32(_mm_loadu_si128((const __m128i *)piece)) : signs_32(word);
+            _mm256_storeu_si256((__m256i *)(copy + d), _mm256_cvtepi8_epi16(_mm256_castsi256_si128(codes)));
+            _mm256_storeu_si256((__m256i *)(copy + d + 16), _mm256_cvtepi8_epi16(_mm256_extracti128_si256(codes, 1)));
+        }
+    }
+    block->rows = block->memory;
+    block->stride = block->padded * 2;
+    return bad_scales(job, block);
+}
+
+AVX2 static uint32_t load_levels_int16(const struct job *job, struct block *block) { return load_packed_int16(job, block, 4); }
+AVX2 static uint32_t load_signs_int16(const struct job *job, struct block *block) { return load_packed_int16(job, block, 1); }
 
 /* Four rows and one tile at a time: eight sums, and the two halves of the query, stay in registers. */
 AVX2 static void product_int16(const struct job *job, const struct block *block, int64_t tile, int tiles, void *out)
@@ -289,12 +414,18 @@ AVX2 static void fold_int_avx2(const struct job *job, const struct block *block,
         for (int t = 0; t < tiles; t++) {
             float *max = maxima + s->clip * columns + (tile + t) * LANES;
             const int32_t *from = (const int32_t *)out + t * BLOCK * LANES;
-            __m256 low = _mm256_loadu_ps(max), high = _mm256_loadu_ps(max + 8);
+            const __m256 none = _mm256_set1_ps(-__builtin_inff());
+            __m256 low = block->base ? none : _mm256_loadu_ps(max), high = block->base ? none : _mm256_loadu_ps(max + 8);
             for (int row = s->begin; row < s->end; row++) {
                 const __m256 scale = _mm256_set1_ps(job->scale[block->start + row]);
                 const __m256i *pair = (const __m256i *)(from + row * LANES);
                 low = _mm256_max_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_loadu_si256(pair)), scale), low);
                 high = _mm256_max_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_loadu_si256(pair + 1)), scale), high);
+            }
+            if (block->base) {
+                const float *base = block->base + s->centre * columns + (tile + t) * LANES;
+                low = _mm256_max_ps(_mm256_add_ps(low, _mm256_loadu_ps(base)), _mm256_loadu_ps(max));
+                high = _mm256_max_ps(_mm256_add_ps(high, _mm256_loadu_ps(base + 8)), _mm256_loadu_ps(max + 8));
             }
             _mm256_storeu_ps(max, low);
             _mm256_storeu_ps(max + 8, high);
@@ -307,7 +438,7 @@ AVX2 static uint32_t load_float(const struct job *job, struct block *block)
     float *copy = (float *)block->memory;
     uint32_t bad = 0;
     for (int row = 0; row < block->count; row++, copy += block->padded) {
-        const uint8_t *from = job->tokens + (block->start + row) * job->dim * 2;
+        const uint8_t *from = job->tokens + (block->start + row) * job->row_bytes;
         __m256i seen = _mm256_setzero_si256();
         for (int64_t d = 0; d < job->dim; d += 8) {
             __m128i half;
@@ -372,8 +503,10 @@ AVX2 static void fold_float_avx2(const struct job *job, const struct block *bloc
         }
 }
 
-static const struct kernel int8_avx2 = {BLOCK, 2, NULL, NULL, load_int16, product_int16, fold_int_avx2, mean_avx2};
-static const struct kernel float16_avx2 = {BLOCK / 2, 4, NULL, NULL, load_float, product_float_avx2, fold_float_avx2, mean_avx2};
+static const struct kernel int8_avx2 = {BLOCK, 2, NULL, NULL, load_int16, NULL, product_int16, fold_int_avx2, mean_avx2};
+static const struct kernel int4_avx2 = {BLOCK, 2, NULL, NULL, load_levels_int16, NULL, product_int16, fold_int_avx2, mean_avx2};
+static const struct kernel compact_avx2 = {BLOCK, 2, NULL, NULL, load_signs_int16, load_levels_int16, product_int16, fold_int_avx2, mean_avx2};
+static const struct kernel float16_avx2 = {BLOCK / 2, 4, NULL, NULL, load_float, NULL, product_float_avx2, fold_float_avx2, mean_avx2};
 
 /* ---- AVX-512: int8 by VNNI, whose left operand is unsigned: tokens get 128 added, `bias` takes it off again ---- */
 
@@ -382,7 +515,7 @@ AVX512 static uint32_t load_unsigned(const struct job *job, struct block *block)
     const __m512i flip = _mm512_set1_epi8((char)0x80);
     uint8_t *copy = block->memory;
     for (int row = 0; row < block->count; row++, copy += block->padded) {
-        const uint8_t *from = job->tokens + (block->start + row) * job->dim;
+        const uint8_t *from = job->tokens + (block->start + row) * job->row_bytes;
         for (int64_t d = 0; d < job->dim; d += 64) {
             const __mmask64 there = job->dim - d >= 64 ? ~0ull : (1ull << (job->dim - d)) - 1;
             _mm512_store_si512(copy + d, _mm512_xor_si512(_mm512_maskz_loadu_epi8(there, from + d), flip));
@@ -392,6 +525,42 @@ AVX512 static uint32_t load_unsigned(const struct job *job, struct block *block)
     block->stride = block->padded;
     return bad_scales_avx512(job, block);
 }
+
+/* Tokens of `bits` bits a coordinate as int8, with `flip` added to each by exclusive or. */
+AVX512 static inline __attribute__((always_inline)) uint32_t load_packed(const struct job *job, struct block *block, const int bits,
+                                                                         const int flip)
+{
+    const __m512i flips = _mm512_set1_epi8((char)flip), low = _mm512_set1_epi8(15);
+    const __m512i table = _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)LEVELS)), flips);
+    const __m512i plus = _mm512_xor_si512(_mm512_set1_epi8(1), flips), minus = _mm512_xor_si512(_mm512_set1_epi8(-1), flips);
+    uint8_t *copy = block->memory;
+    for (int row = 0; row < block->count; row++, copy += block->padded) {
+        const uint8_t *from = job->tokens + (block->start + row) * job->row_bytes;
+        int64_t left = job->row_bytes;
+        for (int64_t d = 0; d < block->padded; d += 64, from += 8 * bits, left -= 8 * bits) {
+            __m512i codes;
+            if (bits == 4) {
+                const __mmask32 there = left >= 32 ? ~0u : (1u << (left < 0 ? 0 : left)) - 1;
+                const __m512i wide = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(there, from));
+                codes = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_or_si512(wide, _mm512_slli_epi16(wide, 4)), low));
+            } else {
+                uint64_t eight = 0;
+                if (left >= 8)
+                    memcpy(&eight, from, 8);
+                else if (left > 0)
+                    memcpy(&eight, from, (size_t)left);
+                codes = _mm512_mask_blend_epi8(eight, minus, plus);
+            }
+            _mm512_store_si512(copy + d, codes);
+        }
+    }
+    block->rows = block->memory;
+    block->stride = block->padded;
+    return bad_scales_avx512(job, block);
+}
+
+AVX512 static uint32_t load_unsigned_levels(const struct job *job, struct block *block) { return load_packed(job, block, 4, 0x80); }
+AVX512 static uint32_t load_unsigned_signs(const struct job *job, struct block *block) { return load_packed(job, block, 1, 0x80); }
 
 #define ROWS_AT_ONCE 8
 
@@ -440,11 +609,17 @@ AVX512 static void fold_int(const struct job *job, const struct block *block, co
     const int32_t *first = out, *second = first + (tiles - 1) * BLOCK * LANES; /* one tile alone is folded twice */
     for (const struct segment *s = segments; s < segments + count; s++) {
         float *max = maxima + s->clip * columns + tile * LANES, *max_second = max + (tiles - 1) * LANES;
-        __m512 one = _mm512_loadu_ps(max), two = _mm512_loadu_ps(max_second);
+        const __m512 none = _mm512_set1_ps(-__builtin_inff());
+        __m512 one = block->base ? none : _mm512_loadu_ps(max), two = block->base ? none : _mm512_loadu_ps(max_second);
         for (int row = s->begin; row < s->end; row++) {
             const __m512 by = _mm512_set1_ps(scale[row]);
             one = _mm512_max_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(first + row * LANES)), by), one);
             two = _mm512_max_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(second + row * LANES)), by), two);
+        }
+        if (block->base) {
+            const float *base = block->base + s->centre * columns + tile * LANES;
+            one = _mm512_max_ps(_mm512_add_ps(one, _mm512_loadu_ps(base)), _mm512_loadu_ps(max));
+            two = _mm512_max_ps(_mm512_add_ps(two, _mm512_loadu_ps(base + (tiles - 1) * LANES)), _mm512_loadu_ps(max_second));
         }
         _mm512_storeu_ps(max, one);
         _mm512_storeu_ps(max_second, two);
@@ -497,8 +672,12 @@ AVX512 static void fold_float(const struct job *job, const struct block *block, 
     }
 }
 
-static const struct kernel int8_avx512 = {BLOCK, 1, NULL, NULL, load_unsigned, product_unsigned, fold_int, mean_avx512};
-static const struct kernel float16_avx512 = {BLOCK / 2, 4, NULL, NULL, load_float, product_float, fold_float, mean_avx512};
+static const struct kernel int8_avx512 = {BLOCK, 1, NULL, NULL, load_unsigned, NULL, product_unsigned, fold_int, mean_avx512};
+static const struct kernel int4_avx512 = {BLOCK, 1, NULL, NULL, load_unsigned_levels, NULL, product_unsigned, fold_int, mean_avx512};
+static const struct kernel compact_avx512 = {
+    BLOCK, 1, NULL, NULL, load_unsigned_signs, load_unsigned_levels, product_unsigned, fold_int, mean_avx512,
+};
+static const struct kernel float16_avx512 = {BLOCK / 2, 4, NULL, NULL, load_float, NULL, product_float, fold_float, mean_avx512};
 
 /* ---- AMX: tiles of 16 rows by 64 bytes; two of tokens, two of the query, four of sums ---- */
 
@@ -541,14 +720,17 @@ static uint32_t load_in_place(const struct job *job, struct block *block)
     return bad_scales_avx512(job, block);
 }
 
+AVX512 static uint32_t load_levels(const struct job *job, struct block *block) { return load_packed(job, block, 4, 0); }
+AVX512 static uint32_t load_signs(const struct job *job, struct block *block) { return load_packed(job, block, 1, 0); }
+
 AMX static void product_amx(const struct job *job, const struct block *block, int64_t tile, int tiles, void *out)
 {
     const int64_t stride = block->stride, tile_bytes = block->padded * LANES;
     const uint8_t *upper = block->rows, *lower = upper + 16 * stride, *query = job->query + tile * tile_bytes;
     int32_t *to = out;
     /* The processor's own prefetching does not follow tiles through memory: each step of 64 columns fetches 1/n of a block. */
-    const char *ahead = (const char *)(job->tokens + (block->start + AHEAD * BLOCK) * job->dim);
-    const int fetched = tile == 0 ? BLOCK : 0;
+    const char *ahead = (const char *)(job->tokens + (block->start + AHEAD * BLOCK) * job->row_bytes);
+    const int fetched = tile == 0 && block->rows != block->memory ? BLOCK : 0;
     READS(upper);
     _tile_zero(0);
     _tile_zero(1);
@@ -597,7 +779,7 @@ AMX static uint32_t load_halves(const struct job *job, struct block *block)
     uint16_t *high = (uint16_t *)block->memory, *low = high + BLOCK * block->padded;
     uint32_t bad = 0;
     for (int row = 0; row < block->count; row++, high += block->padded, low += block->padded) {
-        const uint8_t *from = job->tokens + (block->start + row) * job->dim * 2;
+        const uint8_t *from = job->tokens + (block->start + row) * job->row_bytes;
         __mmask32 seen = 0;
         for (int64_t d = 0; d < job->dim; d += 32) {
             const __mmask32 there = job->dim - d >= 32 ? ~0u : (1u << (job->dim - d)) - 1;
@@ -677,8 +859,10 @@ AMX static void product_halves(const struct job *job, const struct block *block,
     _tile_stored(1, to + 16 * LANES, 64);
 }
 
-static const struct kernel float16_amx = {BLOCK, 4, begin_amx, end_amx, load_halves, product_halves, fold_float, mean_avx512};
-static const struct kernel int8_amx = {BLOCK, 1, begin_amx, end_amx, load_in_place, product_amx, fold_int, mean_avx512};
+static const struct kernel float16_amx = {BLOCK, 4, begin_amx, end_amx, load_halves, NULL, product_halves, fold_float, mean_avx512};
+static const struct kernel int8_amx = {BLOCK, 1, begin_amx, end_amx, load_in_place, NULL, product_amx, fold_int, mean_avx512};
+static const struct kernel int4_amx = {BLOCK, 1, begin_amx, end_amx, load_levels, NULL, product_amx, fold_int, mean_avx512};
+static const struct kernel compact_amx = {BLOCK, 1, begin_amx, end_amx, load_signs, load_levels, product_amx, fold_int, mean_avx512};
 
 #endif
 
@@ -721,35 +905,24 @@ static int features(void)
     return found;
 }
 
-static const struct kernel *int8_kernel(int which)
-{
-    switch (which) {
-    case KERNEL_AVX2: return &int8_avx2;
-    case KERNEL_AVX512: return &int8_avx512;
+/* By the kernel's bit: [AVX2, AVX-512, AMX][type]. */
+static const struct kernel *const kernels[3][TYPES] = {
+    {&int8_avx2, &float16_avx2, &int4_avx2, &compact_avx2},
+    {&int8_avx512, &float16_avx512, &int4_avx512, &compact_avx512},
 #ifndef WITHOUT_AMX
-    case KERNEL_AMX: return &int8_amx;
+    {&int8_amx, &float16_amx, &int4_amx, &compact_amx},
 #endif
-    default: return NULL;
-    }
-}
+};
 
-static const struct kernel *float16_kernel(int which)
+static const struct kernel *kernel_of(int which, int type)
 {
-    switch (which) {
-    case KERNEL_AVX2: return &float16_avx2;
-    case KERNEL_AVX512: return &float16_avx512;
-#ifndef WITHOUT_AMX
-    case KERNEL_AMX: return &float16_amx;
-#endif
-    default: return NULL;
-    }
+    return which == KERNEL_AVX2 ? kernels[0][type] : which == KERNEL_AVX512 ? kernels[1][type] : which == KERNEL_AMX ? kernels[2][type] : NULL;
 }
 
 #else /* not x86-64: the library loads, and says that it has nothing to offer */
 
 static int features(void) { return 0; }
-static const struct kernel *int8_kernel(int which) { return (void)which, NULL; }
-static const struct kernel *float16_kernel(int which) { return (void)which, NULL; }
+static const struct kernel *kernel_of(int which, int type) { return (void)which, (void)type, NULL; }
 
 #endif
 
@@ -760,14 +933,8 @@ EXPORT int vctool_kernel_abi(void) { return ABI; }
 /* Bits of the kernels that this CPU and operating system can run. */
 EXPORT int vctool_kernel_features(void) { return features(); }
 
-EXPORT int vctool_score_int8(int which, const struct job *job)
+EXPORT int vctool_score(int which, int type, const struct job *job)
 {
-    const struct kernel *kernel = int8_kernel(which);
-    return kernel ? run_kernel(kernel, job) : NO_KERNEL;
-}
-
-EXPORT int vctool_score_float16(int which, const struct job *job)
-{
-    const struct kernel *kernel = float16_kernel(which);
+    const struct kernel *kernel = type >= 0 && type < TYPES ? kernel_of(which, type) : NULL;
     return kernel ? run_kernel(kernel, job) : NO_KERNEL;
 }

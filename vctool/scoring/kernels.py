@@ -27,8 +27,10 @@ LIBRARY = Path(__file__).with_name("_kernel.so")  # where `build.py` puts it
 Kernel = Literal["amx", "vnni", "avx2", "numpy"]
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)  # best first
 
-_ABI = 1
+_ABI = 2
 _BITS = {"avx2": 1, "vnni": 2, "amx": 4}
+_TYPES = {"int8": 0, "float16": 1, "int4": 2, "compact": 3}
+_OF_KERNEL = tuple(np.dtype(name) for name in ("int8", "float16", "uint8"))
 _LANES = 16
 
 
@@ -39,6 +41,7 @@ class _Job(ctypes.Structure):
         ("tokens", ctypes.c_void_p),
         ("rows", ctypes.c_int64),
         ("dim", ctypes.c_int64),
+        ("row_bytes", ctypes.c_int64),
         ("scale", ctypes.c_void_p),
         ("counted", ctypes.c_void_p),
         ("offsets", ctypes.c_void_p),
@@ -52,6 +55,10 @@ class _Job(ctypes.Structure):
         ("queries", ctypes.c_int64),
         ("scores", ctypes.c_void_p),
         ("stride", ctypes.c_int64),
+        ("centre", ctypes.c_void_p),
+        ("centres", ctypes.c_void_p),
+        ("centre_scale", ctypes.c_void_p),
+        ("centre_offsets", ctypes.c_void_p),
     ]
 
 
@@ -107,7 +114,7 @@ def chosen_kernel(dtype: npt.DTypeLike) -> Kernel:
     if wanted != "auto" and wanted not in here.found:
         reason = here.problem or f"this CPU runs {', '.join(here.found)}"
         raise UsageProblem(f"{VARIABLE}={wanted}: that kernel does not run here ({reason})", f"unset {VARIABLE} to let vctool choose")
-    if np.dtype(dtype) not in (np.dtype(np.int8), np.dtype(np.float16)):
+    if np.dtype(dtype) not in _OF_KERNEL:
         return "numpy"
     return next(name for name in here.found if wanted in ("auto", name))
 
@@ -115,8 +122,8 @@ def chosen_kernel(dtype: npt.DTypeLike) -> Kernel:
 class PackedQueries:
     """B queries laid out as the kernel multiplies them: tiles of 16 tokens, each query from a tile of its own.
 
-    For int8 tokens the query is int8 too, with a scale for each of its tokens: each of the D products is off by at most
-    half a step of that scale. For float16 tokens the query stays float32.
+    For int8 and packed tokens the query is int8 too, with a scale for each of its tokens: each of the D products is off by at
+    most half a step of that scale. For float16 tokens the query stays float32.
     """
 
     def __init__(self, queries: Sequence[Float32], dtype: npt.DTypeLike, kernel: Kernel) -> None:
@@ -129,7 +136,7 @@ class PackedQueries:
             padded[tile * _LANES : tile * _LANES + len(query_MD), :width] = query_MD
             self.weight_M[tile * _LANES : tile * _LANES + len(query_MD)] = 1
         self.bias_M = np.zeros(tiles * _LANES, np.int32)
-        if np.dtype(dtype) == np.int8:
+        if np.dtype(dtype) != np.float16:
             whole, scale_M = _whole(padded)
             self.weight_M *= scale_M
             self.bias_M = (-128 * whole.sum(axis=1)).astype(np.int32)
@@ -142,16 +149,17 @@ class PackedQueries:
 def kernel_scores(packed: PackedQueries, blocks: TokenBlocks, kernel: Kernel, first: int, last: int, score_BN: Float32) -> None:
     """Write the scores of clips first to last - 1 into columns first to last - 1 of `score_BN`, float32 [B, N], C-ordered.
 
-    -inf for a clip without a counted token, NaN for one whose tokens or scales are not finite.
+    -inf for a clip without a counted token, NaN for one whose tokens or scales are not finite, or that names a centre it has not.
     """
     library = _library()
     if isinstance(library, str):
         raise VctoolError(library, "this is a defect in vctool: please report it")
-    tokens_TD = blocks.tokens_TD
+    tokens_TD, packing = blocks.tokens_TD, blocks.packing
     job = _Job(
         tokens=_address(tokens_TD),
         rows=len(tokens_TD),
-        dim=tokens_TD.shape[1],
+        dim=blocks.dim,
+        row_bytes=tokens_TD.strides[0],
         scale=_address(blocks.scale_T),
         counted=_address(blocks.mask_T),
         offsets=_address(blocks.offsets),
@@ -165,9 +173,13 @@ def kernel_scores(packed: PackedQueries, blocks: TokenBlocks, kernel: Kernel, fi
         queries=len(packed.count_B),
         scores=_address(score_BN),
         stride=score_BN.shape[1],
+        centre=_address(None if packing is None else packing.centre_T),
+        centres=_address(None if packing is None else packing.centre_CD),
+        centre_scale=_address(None if packing is None else packing.centre_scale_C),
+        centre_offsets=_address(None if packing is None else packing.centre_offsets),
     )
-    call = library.vctool_score_int8 if tokens_TD.dtype == np.int8 else library.vctool_score_float16
-    if call(_BITS[kernel], ctypes.byref(job)):
+    kind = tokens_TD.dtype.name if packing is None else packing.precision
+    if library.vctool_score(_BITS[kernel], _TYPES[kind], ctypes.byref(job)):
         raise VctoolError("there is not enough memory to score", "score fewer or shorter queries at once")
 
 
@@ -176,8 +188,8 @@ def _address(values: npt.NDArray[Any] | None) -> int | None:
 
 
 def rounded_query(query_MD: Float32, dtype: npt.DTypeLike) -> Float32:
-    """The query tokens as the kernel for tokens of `dtype` sees them: rounded to int8 for int8 tokens, unless NumPy scores."""
-    if np.dtype(dtype) != np.int8 or chosen_kernel(dtype) == "numpy":
+    """The query tokens as the kernel for tokens of `dtype` sees them: rounded to int8 for int8 and packed tokens, unless NumPy scores."""
+    if np.dtype(dtype) not in (np.dtype(np.int8), np.dtype(np.uint8)) or chosen_kernel(dtype) == "numpy":
         return query_MD
     whole_MD, scale_M = _whole(query_MD)
     return whole_MD * scale_M[:, None]

@@ -7,8 +7,9 @@ Shape letters: B queries, Q query tokens, M counted query tokens, N clips, T tok
 Products and maxima are float32, the sum over query tokens is float64, scores are float32. Masked tokens are -inf before
 the maximum. A pair's score has the same bits alone, in any store, order, chunk and batch (see `tiles`).
 
-int8 and float16 tokens are scored by the compiled kernel where one runs (see `kernels` and docs/scoring.md), float32 always
-by NumPy. A kernel keeps the same promise about bits; with int8 tokens it also rounds the query to int8, a scale a token.
+int8, float16 and packed tokens are scored by the compiled kernel where one runs (see `kernels` and docs/scoring.md), float32
+always by NumPy. A kernel keeps the same promise about bits; with int8 and packed tokens it also rounds the query to int8, a
+scale a token. Packed tokens are multiplied as they are stored, rotated, with a query that is rotated once.
 
 A maximum within `ONE` of 1 counts as 1, so that identical tokens score exactly 1 and not 0.9999996: the bound is by how
 much float32 sums of a few thousand products are off. Float16 and int8 tokens are rounded: not identical any more.
@@ -24,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vctool.errors import InputError
+from vctool.precision import Packing, rotated
 from vctool.scoring.kernels import Kernel, PackedQueries, chosen_kernel, kernel_scores, rounded_query
 from vctool.scoring.tiles import Float32, Int64, NotFinite, TokenBlocks, Tokens, query_tiles
 
@@ -40,10 +42,12 @@ def mean_max_sim(
     query_mask_Q: npt.ArrayLike | None = None,
     token_mask_T: npt.ArrayLike | None = None,
     scale_T: npt.ArrayLike | None = None,
+    packing: Packing | None = None,
 ) -> Float32:
     """MeanMaxSim of one query with every clip: float32 [N].
 
-    query_QD, tokens_TD: L2-normalised rows; tokens are float32, float16, or int8 with `scale_T` (value = int8 * scale).
+    query_QD, tokens_TD: L2-normalised rows; tokens are float32, float16, int8 with `scale_T` (value = int8 * scale),
+    or uint8 with scales and a `packing`.
     offsets: int [N + 1], clip i owns rows offsets[i]:offsets[i + 1]. Masks: True counts; by default all do.
     A clip without a valid token scores -inf. Working memory does not grow with T.
 
@@ -51,7 +55,7 @@ def mean_max_sim(
     are not finite.
     """
     counted_MD = counted_tokens(query_QD, query_mask_Q)
-    score_1N = mean_max_sims([counted_MD], TokenBlocks(tokens_TD, offsets, token_mask_T, scale_T), workers=1)
+    score_1N = mean_max_sims([counted_MD], TokenBlocks(tokens_TD, offsets, token_mask_T, scale_T, packing), workers=1)
     return score_1N.reshape(-1)
 
 
@@ -63,8 +67,10 @@ def mean_max_sims(queries: Sequence[Float32], blocks: TokenBlocks, workers: int 
     _check_width(queries, blocks)
     if not queries:
         return np.empty((0, blocks.clips), np.float32)
+    if blocks.packing is not None:
+        queries = [rotated(query_MD) for query_MD in queries]
     kernel = chosen_kernel(blocks.tokens_TD.dtype)
-    if kernel != "numpy" and blocks.tokens_TD.flags.c_contiguous and blocks.tokens_TD.shape[1]:
+    if kernel != "numpy" and blocks.tokens_TD.flags.c_contiguous and blocks.dim:
         score_BN = _by_kernel(queries, blocks, kernel, workers)
     else:
         score_BN = _by_numpy(queries, blocks, workers)
@@ -114,6 +120,7 @@ def token_maxima(
     query_mask_Q: npt.ArrayLike | None = None,
     token_mask_T: npt.ArrayLike | None = None,
     scale_T: npt.ArrayLike | None = None,
+    packing: Packing | None = None,
 ) -> tuple[Float32, Int64]:
     """What each query token found in each clip: its largest cosine, float32 [Q, N], and the row of `tokens_TD`, int64 [Q, N].
 
@@ -121,9 +128,15 @@ def token_maxima(
     named. A query token that does not count, or a clip without a valid token, has -inf and row -1.
     For explaining a handful of hits: works clip by clip. Raises as `mean_max_sim`.
     """
+    return block_maxima(query_QD, TokenBlocks(tokens_TD, offsets, token_mask_T, scale_T, packing), query_mask_Q)
+
+
+def block_maxima(query_QD: npt.ArrayLike, blocks: TokenBlocks, query_mask_Q: npt.ArrayLike | None = None) -> tuple[Float32, Int64]:
+    """`token_maxima` of tokens that are given out as blocks."""
     counted_MD = counted_tokens(query_QD, query_mask_Q)
-    blocks = TokenBlocks(tokens_TD, offsets, token_mask_T, scale_T)
     _check_width([counted_MD], blocks)
+    if blocks.packing is not None:
+        counted_MD = rotated(counted_MD)
     tiles = query_tiles(rounded_query(counted_MD, blocks.tokens_TD.dtype))
     best_MN = np.full((len(counted_MD), blocks.clips), -np.inf, np.float32)
     row_MN = np.full((len(counted_MD), blocks.clips), -1, np.int64)
@@ -202,7 +215,7 @@ def _merge_maxima(max_MN: Float32, sim_MR: Float32, edges: Int64) -> None:
 
 
 def _check_width(queries: Sequence[Float32], blocks: TokenBlocks) -> None:
-    width = blocks.tokens_TD.shape[1]
+    width = blocks.dim
     for query_MD in queries:
         if query_MD.shape[1] != width:
             raise InputError(f"query tokens are {query_MD.shape[1]} wide, clip tokens {width}", "query with the model of the index")

@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vctool.errors import InputError
+from vctool.precision import Packing
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
-Tokens = npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.int8]
+Tokens = npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 
 BLOCK = 1024  # rows converted to float32 at a time: 2 MiB at D = 512, about a core's second-level cache
 
@@ -50,15 +51,24 @@ def query_tiles(query_MD: Float32) -> Float32:
 
 
 class TokenBlocks:
-    """The tokens of N clips, given out as float32 blocks. Arguments as in `mean_max_sim`, which lists what is refused."""
+    """The tokens of N clips, given out as float32 blocks. Arguments as in `mean_max_sim`, which lists what is refused.
+
+    packing: how to read packed tokens, uint8 [T, bytes a token]; they are multiplied rotated, with rotated queries.
+    """
 
     def __init__(
-        self, tokens_TD: Tokens, offsets: npt.ArrayLike, token_mask_T: npt.ArrayLike | None = None, scale_T: npt.ArrayLike | None = None
+        self,
+        tokens_TD: Tokens,
+        offsets: npt.ArrayLike,
+        token_mask_T: npt.ArrayLike | None = None,
+        scale_T: npt.ArrayLike | None = None,
+        packing: Packing | None = None,
     ) -> None:
         self.tokens_TD = np.asarray(tokens_TD)
         self.offsets: Int64 = np.ascontiguousarray(offsets, dtype=np.int64)
         self.mask_T: Bool | None = None if token_mask_T is None else np.ascontiguousarray(token_mask_T, dtype=bool)
         self.scale_T: Float32 | None = None if scale_T is None else np.ascontiguousarray(scale_T, dtype=np.float32)
+        self.packing = packing if packing is None else packing.contiguous()
         self._check()
 
     def _check(self) -> None:
@@ -70,11 +80,23 @@ class TokenBlocks:
         for name, values in (("a mask", self.mask_T), ("scales", self.scale_T)):
             if values is not None and values.shape != (rows,):
                 raise InputError(f"{rows} tokens but {name} of shape {values.shape}", "give one value a token")
-        if (self.tokens_TD.dtype == np.int8) != (self.scale_T is not None):
+        if (self.tokens_TD.dtype in (np.int8, np.uint8)) != (self.scale_T is not None):
             raise InputError(
                 f"{self.tokens_TD.dtype} tokens {'without' if self.scale_T is None else 'with'} scales",
-                "int8 tokens, and only they, have scales",
+                "int8 and packed tokens, and only they, have scales",
             )
+        if (self.tokens_TD.dtype == np.uint8) != (self.packing is not None):
+            raise InputError(
+                f"{self.tokens_TD.dtype} tokens {'without' if self.packing is None else 'with'} a packing",
+                "packed tokens are uint8, and only they have a packing",
+            )
+        if self.packing is not None:
+            self.packing.check(self.tokens_TD.shape, self.clips)
+
+    @property
+    def dim(self) -> int:
+        """Token width D."""
+        return int(self.tokens_TD.shape[1]) if self.packing is None else self.packing.dim
 
     @property
     def clips(self) -> int:
@@ -105,8 +127,11 @@ class TokenBlocks:
         end = int(self.offsets[last])
         for start in range(int(self.offsets[first]), end, BLOCK):
             rows = min(BLOCK, end - start)
-            block_RD = np.empty((-(-rows // _TOKEN_TILE) * _TOKEN_TILE, self.tokens_TD.shape[1]), np.float32)
-            block_RD[:rows] = self.tokens_TD[start : start + rows]
+            block_RD = np.empty((-(-rows // _TOKEN_TILE) * _TOKEN_TILE, self.dim), np.float32)
+            if self.packing is None or self.scale_T is None:
+                block_RD[:rows] = self.tokens_TD[start : start + rows]
+            else:
+                block_RD[:rows] = self.packing.values(self.tokens_TD, self.scale_T, self.offsets, start, start + rows)
             block_RD[rows:] = 0
             yield start, rows, block_RD
 
@@ -118,7 +143,7 @@ class TokenBlocks:
         with np.errstate(invalid="ignore", over="ignore"):  # not finite: seen and reported with the clip's number later
             np.matmul(tiles[None], token_tiles[:, None], out=out)
         sim_MR = sim_MR[:, :rows]
-        if self.scale_T is not None:
+        if self.scale_T is not None and self.packing is None:
             sim_MR *= self.scale_T[start : start + rows]
         if self.mask_T is not None:
             sim_MR[:, ~self.mask_T[start : start + rows]] = -np.inf
