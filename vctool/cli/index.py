@@ -14,7 +14,7 @@ import click
 
 from vctool.cli.command import command
 from vctool.cli.console import plain_table, print_json, say, stderr
-from vctool.cli.options import PATH, device_option, json_option, provider_option, threads_option
+from vctool.cli.options import PATH, STORE_DTYPES, device_option, json_option, provider_option, threads_option
 from vctool.errors import SkippedInputsError, UsageProblem
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ _LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 @click.option("--workers", type=click.IntRange(min=0), help="Decoding processes; 0 decodes in this one.  [default: one a core]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Clips encoded at once.  [default: 1 on a CPU, 8 on a GPU]")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, help="Seconds to decode one clip.")
-@click.option("--dtype", type=click.Choice(["float16", "int8"]), default="float16", show_default=True, help="How tokens are stored.")
+@click.option(
+    "--dtype", type=click.Choice(STORE_DTYPES), help="How tokens are stored.  [default: as the store has them, int8 in a new one]"
+)
 @click.option("--strict", is_flag=True, help="Exit with code 4 if any clip was skipped; the store is written all the same.")
 @click.option("--rebuild", is_flag=True, help="Take nothing from the store that is there; it stays until the new one is complete.")
 @click.option("--prune", is_flag=True, help="Drop clips from the store that are not among VIDEOS.")

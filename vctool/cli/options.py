@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 PATH = click.Path(path_type=Path)
+STORE_DTYPES = ("float16", "int8", "int4", "compact")  # vctool.precision has the same list, and would load NumPy for a --help
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout (docs/format.md has the schema).")
 device_option = click.option(

@@ -11,13 +11,12 @@ import click
 
 from vctool.cli.command import command, group
 from vctool.cli.console import amount, print_json, say
-from vctool.cli.options import PATH, json_option
+from vctool.cli.options import PATH, STORE_DTYPES, json_option
 from vctool.errors import UsageProblem
 
 if TYPE_CHECKING:
     from vctool.store.output import Outcome, Output
 
-DTYPES = ("float16", "int8")
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -42,7 +41,7 @@ class _Bytes(click.ParamType[int]):
 
 output_option = click.option("-o", "--output", required=True, metavar="CLIPS.npz|FOLDER/", help="A .npz file, or a folder of shards.")
 force_option = click.option("--force", is_flag=True, help="Replace a store that is there; it stays until the new one is complete.")
-dtype_option = click.option("--dtype", type=click.Choice(DTYPES), help="How tokens are stored.  [default: as they are]")
+dtype_option = click.option("--dtype", type=click.Choice(STORE_DTYPES), help="How tokens are stored.  [default: as they are]")
 check_option = click.option("--check/--no-check", default=True, help="Check the checksums of what is copied.  [default: check]")
 shard_clips_option = click.option("--shard-clips", type=click.IntRange(min=1), metavar="N", help="Write a folder, N clips a shard.")
 shard_bytes_option = click.option("--shard-bytes", type=_Bytes(), metavar="SIZE", help="Write a folder, shards of up to SIZE (500M, 2G).")
@@ -78,7 +77,7 @@ def store() -> None:
 @click.option("--meta", type=PATH, metavar="FILE.jsonl", help="A JSON object for each clip; `path` and `id` in it are taken.")
 @click.option("--model-name", metavar="NAME", help="What made the tokens; stores of different models do not mix.")
 @click.option("--model", type=PATH, metavar="DIR", help="The model directory that made the tokens, to ask with texts.")
-@click.option("--dtype", type=click.Choice(DTYPES), default="int8", show_default=True, help="How tokens are stored.")
+@click.option("--dtype", type=click.Choice(STORE_DTYPES), default="int8", show_default=True, help="How tokens are stored.")
 @click.option("--normalise", is_flag=True, help="L2-normalise the tokens first.")
 @shard_clips_option
 @shard_bytes_option

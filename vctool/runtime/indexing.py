@@ -10,6 +10,7 @@ Shape letters: N frames of a batch, F frames of a clip, S side of the input pict
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from vctool.errors import InputError, Interrupted, ModelError, SkippedInputsError, StoreError, UsageProblem
+from vctool.precision import PRECISIONS
 from vctool.runtime.content import content_sha256
 from vctool.runtime.index_plan import IndexPlan, IndexSettings, PlannedClip, make_plan, with_user_meta
 from vctool.runtime.index_segments import cut_inputs, earlier_segmenting
@@ -29,7 +31,7 @@ from vctool.runtime.machine import available_cores
 from vctool.runtime.model import Model, load_model
 from vctool.runtime.model_directory import ModelDirectory
 from vctool.runtime.sessions import Device, Provider
-from vctool.store import ClipTokens, Store, StoreDtype, StoreWriter
+from vctool.store import ClipTokens, Store, StoreDtype, StoreWriter, open_store
 from vctool.store.folder import FolderWriter, ShardSize
 from vctool.store.lock import writing
 from vctool.store.output import runs
@@ -105,7 +107,7 @@ def index_videos(
     workers: int | None = None,
     batch_size: int | None = None,
     timeout: float = 60.0,
-    dtype: StoreDtype = "float16",
+    dtype: StoreDtype | None = None,
     strict: bool = False,
     rebuild: bool = False,
     prune: bool = False,
@@ -122,8 +124,8 @@ def index_videos(
     than this many seconds become clips of that length, which share `overlap` seconds (by default a fifth), or with `at_scenes`
     begin where shots do; by default as the store was made before. workers: decode processes, by default one a core. batch_size:
     clips encoded at once, by default 1 on a CPU. timeout: seconds to decode one clip. rebuild: take nothing from a store
-    that is at `output`. prune: drop its clips that are not among the inputs. delete: ids of clips to take
-    out of it. shard_clips: clips a shard of a folder; a folder is also written where `output` is one or ends in `/`.
+    that is at `output`. dtype: how tokens are stored, by default as the store has them, and int8 in a new one. prune: drop its
+    clips that are not among the inputs. delete: ids of clips to take out of it. shard_clips: clips a shard of a folder; a folder is also written where `output` is one or ends in `/`.
     device, provider, threads: see `sessions.Graph`.
 
     Clips that cannot be read are listed in `IndexReport.failed`, the rest is indexed; with `strict` SkippedInputsError is
@@ -138,6 +140,7 @@ def index_videos(
     folder = shard_clips is not None or path.is_dir() or os.fspath(output).endswith(("/", os.sep))
     with writing(path, folder):
         segments = _segmenting(segment, overlap, at_scenes, path, rebuild)
+        dtype = dtype or _dtype_of(path)
         settings = IndexSettings.of(loaded.directory, frames, decoder, dtype, sampling, fps, segments)
         clips = find_videos(list(inputs))
         if segments is not None:
@@ -369,6 +372,13 @@ class _Run:
 def _position(entry: int | PlannedClip) -> int | None:
     """Where a clip is in the old store; None for a new one."""
     return entry if isinstance(entry, int) else entry.old
+
+
+def _dtype_of(path: Path) -> StoreDtype:
+    """How the store at `path` keeps its tokens; int8 where there is none, or one that cannot be read (planning says so) or written."""
+    with contextlib.suppress(StoreError), open_store(path) as store:
+        return next((dtype for dtype in PRECISIONS if dtype == store.dtype), "int8")
+    return "int8"
 
 
 def _batches(items: Iterable[tuple[PlannedClip, DecodeResult]], size: int) -> Iterator[list[tuple[PlannedClip, DecodeResult]]]:
