@@ -125,8 +125,8 @@ def index_videos(
     begin where shots do; by default as the store was made before. workers: decode processes, by default one a core. batch_size:
     clips encoded at once, by default 1 on a CPU. timeout: seconds to decode one clip. rebuild: take nothing from a store
     that is at `output`. dtype: how tokens are stored, by default as the store has them, and int8 in a new one. prune: drop its
-    clips that are not among the inputs. delete: ids of clips to take out of it. shard_clips: clips a shard of a folder; a folder is also written where `output` is one or ends in `/`.
-    device, provider, threads: see `sessions.Graph`.
+    clips that are not among the inputs. delete: ids of clips to take out of it. shard_clips: clips a shard of a folder; a folder
+    is also written where `output` is one or ends in `/`. device, provider, threads: see `sessions.Graph`.
 
     Clips that cannot be read are listed in `IndexReport.failed`, the rest is indexed; with `strict` SkippedInputsError is
     raised after the store is written. Raises InputError if not one clip is left, StoreError if the output cannot be written
