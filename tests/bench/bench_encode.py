@@ -54,7 +54,17 @@ def prepare(folder: Path, args: argparse.Namespace) -> None:
     quantize_dynamic(str(bare), str(folder / "frame.int8.onnx"), weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
 
 
+_MODELS: dict[str, Any] = {}
+
+
 def torch_model(args: argparse.Namespace) -> Any:
+    """The PyTorch model, made once for all that run it."""
+    if not _MODELS:
+        _MODELS["it"] = _torch_model(args)
+    return _MODELS["it"]
+
+
+def _torch_model(args: argparse.Namespace) -> Any:
     import torch
 
     from vctool.config import BackboneConfig, ModelConfig, QueryConfig, TemporalConfig
@@ -160,6 +170,8 @@ def main() -> None:
                 run(frames)
                 cpu[name].append(time.process_time() - used)
                 wall[name].append(time.perf_counter() - began)
+        told = ", ".join(f"{name} {args.batch / min(used):.2f}" for name, used in cpu.items())
+        print(f"frames / CPU s: {told}; now the peaks", file=sys.stderr, flush=True)
         want = features["torch fp32"].astype(np.float64)
         rows = []
         for name in names:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,13 @@ from vctool.cli import cli  # noqa: E402
 from vctool.errors import MissingExtraError, ModelError, UsageProblem, VctoolError, VerificationError  # noqa: E402
 from vctool.runtime import tensorrt_api  # noqa: E402
 from vctool.runtime.checksums import write_checksums  # noqa: E402
-from vctool.runtime.cuda import NoGpuError, first_gpu  # noqa: E402
+from vctool.runtime.cuda import Gpu, NoGpuError, first_gpu  # noqa: E402
 from vctool.runtime.engine_file import EngineInfo, Profile, engines_of  # noqa: E402
 from vctool.runtime.model_directory import ModelDirectory  # noqa: E402
 from vctool_export.engine_build import BuildLog, build  # noqa: E402
 from vctool_export.engine_checks import inputs_of, require_buildable  # noqa: E402
 from vctool_export.engine_profiles import profiles_for  # noqa: E402
-from vctool_export.engines import EngineSettings, choose_targets, export_engines  # noqa: E402
+from vctool_export.engines import EngineSettings, Target, choose_targets, export_engines  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -268,6 +269,40 @@ def test_what_an_architecture_cannot_compute_is_told_with_the_log(tmp_path: Path
     with pytest.raises(ModelError, match=r"frame\.onnx: TensorRT for RTX .* cannot build it: .*FP32 GEMM is not supported") as caught:
         export_engines(model, choose_targets(["sm75"]), graphs=["frame"])
     assert (caught.value.hint or "").endswith(".engine.log") and not engines_of(model)
+
+
+def test_engines_that_fail_their_judge_are_not_put_in_place_and_old_ones_stay(
+    built: tuple[Path, list[EngineInfo], list[str]], tmp_path: Path, rtx: tensorrt_api.TensorRt
+) -> None:
+    model = Path(shutil.copytree(built[0], tmp_path / "m"))
+    before = {p.name: p.read_bytes() for p in (model / "tensorrt").glob("*.engine*") if p.suffix != ".log"}
+    here = Target(rtx, "sm80", Gpu("a GPU", "sm80", 1 << 40, 1 << 40, "13.0", "13.0"))
+    asked: list[list[str]] = []
+
+    def judge(infos: Sequence[EngineInfo]) -> dict[str, str]:
+        asked.append([info.graph for info in infos])
+        return {"status": "failed", "reason": "a token's cosine is 0.9"}
+
+    with pytest.raises(VerificationError, match=r"the engines for sm80 do not answer as PyTorch does: a token's cosine is 0\.9") as caught:
+        export_engines(model, [here], EngineSettings(rebuild=True), judge=judge)
+    assert caught.value.exit_code == 3 and asked == [["text", "frame", "temporal"]]
+    assert {p.name: p.read_bytes() for p in (model / "tensorrt").glob("*.engine*") if p.suffix != ".log"} == before
+
+
+def test_a_verdict_stands_beside_the_engine(tmp_path: Path, rtx: tensorrt_api.TensorRt) -> None:
+    model = build_tiny_model(tmp_path / "m")
+    here = Target(rtx, "sm80", Gpu("a GPU", "sm80", 1 << 40, 1 << 40, "13.0", "13.0"))
+    (info,) = export_engines(model, [here], graphs=["frame"], judge=lambda infos: {"status": "ok", "reason": ""})
+    assert EngineInfo.read(info.path).verification == {"status": "ok", "reason": ""}
+
+
+def test_too_little_gpu_memory_is_told_before_the_build(tmp_path: Path) -> None:
+    model = build_tiny_model(tmp_path / "m")
+    small = Target(
+        tensorrt_api.TensorRt("tensorrt", "11.4.0.106", None), "sm89", Gpu("NVIDIA T4", "sm89", 16 << 30, 100 << 20, "13.0", "13.0")
+    )
+    with pytest.raises(VctoolError, match="NVIDIA T4 has 100 MiB of memory free, building frame needs about 256"):
+        export_engines(model, [small], graphs=["frame"])
 
 
 def test_progress_is_told_by_phase(tmp_path: Path, rtx: tensorrt_api.TensorRt) -> None:
