@@ -241,21 +241,27 @@ def test_a_missing_tensorrt_says_how_to_get_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "engine", "fine"), [("ok", "openvino, CPU", True), ("failed", "openvino, CPU", False), ("ok", "ONNX Runtime, CPU", False)]
+    ("status", "engine", "with_unit", "without"),
+    [
+        ("ok", "openvino, CPU", "openvino", "onnxruntime"),
+        ("ok", "openvino-fp32, CPU", "openvino-fp32", "openvino-fp32"),
+        ("failed", "openvino, CPU", "onnxruntime", "onnxruntime"),
+        ("incomplete", "openvino, CPU", "onnxruntime", "onnxruntime"),
+        ("ok", "ONNX Runtime, CPU", "onnxruntime", "onnxruntime"),
+    ],
 )
 def test_openvino_comes_first_where_this_very_model_is_verified_with_it(
-    model: Path, monkeypatch: pytest.MonkeyPatch, status: str, engine: str, fine: bool
+    model: Path, monkeypatch: pytest.MonkeyPatch, status: str, engine: str, with_unit: str, without: str
 ) -> None:
     pytest.importorskip("openvino")
-    monkeypatch.setattr(sessions, "bfloat16_unit", lambda: "amx_bf16")
     (model / "export").mkdir()
     report = {"model": {}, "verdicts": [{"status": status, "engine": engine}]}
     (model / "export" / "report.json").write_text(json.dumps(report))
-    assert verified(model, "openvino") is fine
-    frame, text = (sessions.ranked(model / "onnx" / f"{name}.onnx", "cpu", "auto")[0].provider for name in ("frame", "text"))
-    assert (frame, text) == ("openvino" if fine else "onnxruntime", "onnxruntime")
-    monkeypatch.setattr(sessions, "bfloat16_unit", lambda: None)
-    assert sessions.ranked(model / "onnx" / "frame.onnx", "cpu", "auto")[0].provider == "onnxruntime"
+    for unit, expected in (("amx_bf16", with_unit), (None, without)):
+        monkeypatch.setattr(sessions, "bfloat16_unit", lambda unit=unit: unit)
+        assert sessions.ranked(model / "onnx" / "frame.onnx", "cpu", "auto")[0].provider == expected
+        assert sessions.ranked(model / "onnx" / "text.onnx", "cpu", "auto")[0].provider == "onnxruntime"
+        assert Graph(model / "onnx" / "frame.onnx", device="cpu", threads=1).provider == expected.removesuffix("-fp32")
 
 
 def test_a_report_about_other_weights_proves_nothing(model: Path) -> None:

@@ -187,8 +187,8 @@ def _encoder() -> Finding:
         return Finding(part, "ok", found)
     if openvino_version() is None:
         return Finding(part, "ok", f"{found}; OpenVINO would encode frames in bfloat16 ({unit})", install_line("openvino"))
-    found += f"; for frames OpenVINO in bfloat16 ({unit}), for each model that is verified with it"
-    return Finding(part, "ok", found, "vctool verify MODEL --provider openvino")
+    found += f"; for frames OpenVINO (in bfloat16: {unit}), for each model that is verified with it"
+    return Finding(part, "ok", found, "vctool verify MODEL --provider openvino (or openvino-fp32)")
 
 
 def _engines() -> Iterator[Finding]:

@@ -20,7 +20,7 @@ device_option = click.option(
 )
 provider_option = click.option(
     "--provider",
-    type=click.Choice(["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-ep"]),
+    type=click.Choice(["auto", "onnxruntime", "openvino", "openvino-fp32", "tensorrt", "tensorrt-ep"]),
     default="auto",
     show_default=True,
     envvar="VCTOOL_PROVIDER",

@@ -47,12 +47,13 @@ __all__ = [
 
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
-Provider = Literal["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-ep"]
-PROVIDERS: tuple[Provider, ...] = ("auto", "onnxruntime", "openvino", "tensorrt", "tensorrt-ep")
+Provider = Literal["auto", "onnxruntime", "openvino", "openvino-fp32", "tensorrt", "tensorrt-ep"]
+PROVIDERS: tuple[Provider, ...] = ("auto", "onnxruntime", "openvino", "openvino-fp32", "tensorrt", "tensorrt-ep")
 
 _RUNS_ON: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("cpu", "cuda"),
     "openvino": ("cpu",),
+    "openvino-fp32": ("cpu",),
     "tensorrt": ("cuda",),
     "tensorrt-ep": ("cuda",),
 }
@@ -160,30 +161,35 @@ def ranked(path: Path | None, device: Device, provider: Provider) -> list[Choice
         raise UsageProblem(
             f"{provider} does not run on {device}", f"use --device {_RUNS_ON[provider][0]}, or --provider {_for_device(device)}"
         )
-    if provider == "openvino":
-        return [Choice("openvino", "cpu", ASKED)]
+    if provider in ("openvino", "openvino-fp32"):
+        return [Choice(provider, "cpu", ASKED)]
     if provider in ("tensorrt", "tensorrt-ep"):
         return [Choice(provider, "cuda", ASKED)]
     if provider == "onnxruntime":
         return _onnxruntime(device, explicit=True)
     choices = [*_engines(path, device), *_onnxruntime(device, explicit=False)]
     where = next((i for i, choice in enumerate(choices) if choice.device == "cpu"), None)
-    why = openvino_reason(path) if where is not None else None
-    if where is not None and why is not None:
-        choices.insert(where, Choice("openvino", "cpu", why))
+    found = _openvino(path) if where is not None else None
+    if where is not None and found is not None:
+        choices.insert(where, found)
     return choices
 
 
-def openvino_reason(path: Path | None) -> str | None:
-    """Why OpenVINO comes first on this CPU for the graph at `path`; None if it does not.
+def _openvino(path: Path | None) -> Choice | None:
+    """OpenVINO, if it should come before ONNX Runtime on a CPU for the graph at `path`.
 
-    It must be quicker here (bfloat16 units) and proved on this very model. The frame tower is what an index run waits for; the others
-    are loaded for one sentence, which OpenVINO compiles for longer than ONNX Runtime takes to answer it.
+    It is quicker, most of all in bfloat16 where the CPU has units for it, and comes first where it is proved on this very model. The
+    frame tower is what an index run waits for; the others are loaded for one sentence, which OpenVINO compiles for longer than ONNX
+    Runtime takes to answer it.
     """
-    unit = bfloat16_unit()
-    if unit is None or openvino_version() is None or path is None or path.name.partition(".")[0] != "frame":
+    if openvino_version() is None or path is None or path.name.partition(".")[0] != "frame":
         return None
-    return f"verified on this model, and {unit} is here" if verified(path.parent.parent, "openvino") else None
+    unit = bfloat16_unit()
+    if unit is not None and verified(path.parent.parent, "openvino"):
+        return Choice("openvino", "cpu", f"verified on this model, and {unit} is here")
+    if verified(path.parent.parent, "openvino-fp32"):
+        return Choice("openvino-fp32", "cpu", "verified on this model in float32")
+    return None
 
 
 def _engines(path: Path | None, device: Device) -> list[Choice]:
@@ -214,8 +220,8 @@ def _for_device(device: Device) -> str:
 
 
 def _start(path: Path, choice: Choice, threads: int | None) -> Session:
-    if choice.provider == "openvino":
-        return OpenVinoSession(path, threads=threads)
+    if choice.provider in ("openvino", "openvino-fp32"):
+        return OpenVinoSession(path, threads=threads, precision="float32" if choice.provider == "openvino-fp32" else None)
     if choice.provider == "tensorrt":
         from vctool.runtime.sessions_tensorrt import open_engine
 

@@ -18,7 +18,7 @@ def verified(model_dir: Path, provider: str) -> bool:
     """
     try:
         report = json.loads((model_dir / REPORT_FILE).read_text(encoding="utf-8"))
-        about = [v["status"] for v in report["verdicts"] if provider in str(v["engine"]).lower().replace(" ", "")]
+        about = [v["status"] for v in report["verdicts"] if str(v["engine"]).lower().partition(",")[0] == provider]
         told = report["model"].get("model_sha256")
         return bool(about) and set(about) == {"ok"} and told in (None, ModelDirectory.open(model_dir).fingerprint)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError):
