@@ -14,9 +14,8 @@ from vctool.runtime.allowed import allowed_clips
 from vctool.runtime.search import search, search_all
 from vctool.runtime.two_stage import estimates, rerank
 from vctool.scoring import batch_scores, chosen_scores
-from vctool.store import ShardedStore, StoreWriter, TokenStore, open_store
+from vctool.store import ShardedStore, StoreWriter, TokenRows, TokenStore, open_store
 from vctool.store.shards import describe_shard, folder_manifest
-from vctool.store.token_rows import TokenRows
 
 CLIPS, D, F, Q = 3000, 64, 8, 12
 MANIFEST = {"model": {"name": "m", "interaction": "fv"}}

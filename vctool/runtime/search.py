@@ -142,7 +142,7 @@ def search_wanted(
         if query.query_QD.shape[1] != store.dim:
             widths = f"{store.path} holds tokens {store.dim} wide, the query's are {query.query_QD.shape[1]}"
             raise StoreError(widths, "encode the query with the store's own model")
-    staged, notes = _stages(store, wanted, clips)
+    staged, notes = _stages(store, wanted, clips, scorer)
     results: list[SearchResult] = []
     for query, found, mode in _scored(encoded, store, branch, wanted, allowed.clip_N, staged, scorer):
         if np.isnan(found.score).any():
@@ -155,14 +155,16 @@ def search_wanted(
     return results
 
 
-def _stages(store: Store, wanted: Wanted, clips: int) -> tuple[bool, list[str]]:
+def _stages(store: Store, wanted: Wanted, clips: int, scorer: Scorer) -> tuple[bool, list[str]]:
     """Whether to search in two stages, and what the user should know about it."""
     asked = wanted.exact is False or wanted.candidates is not None
-    if wanted.exact or not (asked or clips >= TWO_STAGE_FROM):
+    # The size was measured for the CPU's kernels; who chose another scorer, a GPU's, has it compare every clip unless told otherwise.
+    automatic = clips >= TWO_STAGE_FROM and scorer is batch_scores
+    if wanted.exact or not (asked or automatic):
         return False, []
     if has_pooled(store):
         return True, []
-    return False, [f"{store.path} has no pooled vectors, so every clip was compared; `vctool store compact` adds them"]
+    return False, [f"{store.path} has no pooled vectors, so every clip was compared; `vctool store convert` writes a store that has them"]
 
 
 def _scored(
