@@ -164,7 +164,8 @@ def _stages(store: Store, wanted: Wanted, clips: int, scorer: Scorer) -> tuple[b
         return False, []
     if has_pooled(store):
         return True, []
-    return False, [f"{store.path} has no pooled vectors, so every clip was compared; `vctool store convert` writes a store that has them"]
+    mend = "compact stores keep none" if store.dtype == "compact" else "`vctool store convert` writes a store that has them"
+    return False, [f"{store.path} has no pooled vectors, so every clip was compared; {mend}"]
 
 
 def _scored(
@@ -185,7 +186,8 @@ def _scored(
         for query, pair, estimate_N in zip(block, pairs, estimate_BN, strict=True):
             chosen = rerank(pair, store, branch, estimate_N, wanted.offset + wanted.k, scorer, wanted.candidates)
             if chosen is not None:
-                yield query, chosen, "two-stage"
+                every = len(store) if allowed_N is None else np.count_nonzero(allowed_N)
+                yield query, chosen, "exact" if len(chosen.clip) == every else "two-stage"
             else:  # the pooled vectors could not tell the clips apart
                 yield query, _all_scored([pair], store, branch, allowed_N, scorer)[0], "exact"
 
