@@ -33,8 +33,7 @@ import numpy as np  # noqa: E402  (after the threads are set)
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from vctool.runtime.two_stage import estimates, rerank  # noqa: E402
 from vctool.scoring import batch_scores, kernels  # noqa: E402
-from vctool.store import StoreWriter, TokenStore  # noqa: E402
-from vctool.store.token_rows import TokenRows  # noqa: E402
+from vctool.store import StoreWriter, TokenRows, TokenStore  # noqa: E402
 
 FRAMES, EXPANSION, TOKENS = 12, 2, 32
 _PART = 2000  # clips made at a time

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from commandline import Done, Vctool, expect_line
 
-from vctool.store import StoreWriter, open_store
-from vctool.store.token_rows import TokenRows
+from vctool.store import StoreWriter, TokenRows, open_store
 
 CLIPS, D, F = 400, 16, 6
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from vctool.errors import MissingExtraError, ModelError, VctoolError, install_line
-from vctool.runtime import sessions
+from vctool.runtime import sessions, sessions_onnxruntime
 from vctool.runtime.graph_precision import has_float16, precision_of
 from vctool.runtime.sessions import Graph
 
@@ -23,6 +24,18 @@ def pretend_installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
+
+
+def test_builds_are_seen_by_their_folders(tmp_path: Path) -> None:
+    for place, name in (
+        ("a", "onnxruntime_gpu-1.2.3.dist-info"),
+        ("b", "onnxruntime-1.31.1.dist-info"),
+        ("b", "onnxruntime_tools-1.0.dist-info"),
+    ):
+        (tmp_path / place / name).mkdir(parents=True)
+    places = [str(tmp_path / name) for name in ("a", "b", "none")]
+    assert sessions_onnxruntime.seen_builds(places) == {"onnxruntime-gpu": "1.2.3", "onnxruntime": "1.31.1"}
+    assert sessions_onnxruntime.seen_builds(sys.path) == sessions_onnxruntime.installed_builds()
 
 
 def test_two_builds_at_once_are_refused_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:

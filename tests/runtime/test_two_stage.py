@@ -14,9 +14,8 @@ from vctool.runtime.allowed import allowed_clips
 from vctool.runtime.search import search, search_all
 from vctool.runtime.two_stage import estimates, rerank
 from vctool.scoring import batch_scores, chosen_scores
-from vctool.store import ShardedStore, StoreWriter, TokenStore, open_store
+from vctool.store import ShardedStore, StoreWriter, TokenRows, TokenStore, open_store
 from vctool.store.shards import describe_shard, folder_manifest
-from vctool.store.token_rows import TokenRows
 
 CLIPS, D, F, Q = 3000, 64, 8, 12
 MANIFEST = {"model": {"name": "m", "interaction": "fv"}}
@@ -178,6 +177,22 @@ def test_chosen_clips_have_the_bits_of_a_whole_scan(world: World, store: TokenSt
     for source in (store, folder):
         for all_BN, some_BC in zip(whole, chosen_scores([world.queries[0], world.queries[1]], source, "fv", clips), strict=True):
             assert np.array_equal(all_BN[:, clips], some_BC)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int4", "compact"])
+def test_chosen_clips_of_any_precision_have_the_bits_of_a_whole_scan(world: World, tmp_path: Path, dtype: Any) -> None:
+    with StoreWriter(tmp_path / "s.npz", manifest=MANIFEST, dtype=dtype) as writer:
+        rows = [TokenRows.of(tokens[:300]) for tokens in (world.frame, world.video)]
+        writer.add_many([str(i) for i in range(300)], *rows)
+        writer.commit()
+    opened, clips = TokenStore(tmp_path / "s.npz"), np.array([0, 3, 4, 250, 299])
+    assert opened.dtype == dtype
+    for all_BN, some_BC in zip(batch_scores(world.queries[:1], opened), chosen_scores(world.queries[:1], opened, "fv", clips), strict=True):
+        assert np.array_equal(all_BN[:, clips], some_BC)
+    best = search(world.queries[0], opened, exact=True).hits[0]
+    staged = search(world.queries[0], opened, candidates=50)
+    assert staged.hits[0].id == best.id
+    assert staged.notes == () if dtype != "compact" else "compact stores keep none" in staged.notes[0]  # and it was searched exactly
 
 
 def test_shards_are_searched_as_one_store(world: World, store: TokenStore, folder: ShardedStore) -> None:

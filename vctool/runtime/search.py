@@ -142,7 +142,7 @@ def search_wanted(
         if query.query_QD.shape[1] != store.dim:
             widths = f"{store.path} holds tokens {store.dim} wide, the query's are {query.query_QD.shape[1]}"
             raise StoreError(widths, "encode the query with the store's own model")
-    staged, notes = _stages(store, wanted, clips)
+    staged, notes = _stages(store, wanted, clips, scorer)
     results: list[SearchResult] = []
     for query, found, mode in _scored(encoded, store, branch, wanted, allowed.clip_N, staged, scorer):
         if np.isnan(found.score).any():
@@ -155,14 +155,17 @@ def search_wanted(
     return results
 
 
-def _stages(store: Store, wanted: Wanted, clips: int) -> tuple[bool, list[str]]:
+def _stages(store: Store, wanted: Wanted, clips: int, scorer: Scorer) -> tuple[bool, list[str]]:
     """Whether to search in two stages, and what the user should know about it."""
     asked = wanted.exact is False or wanted.candidates is not None
-    if wanted.exact or not (asked or clips >= TWO_STAGE_FROM):
+    # The size was measured for the CPU's kernels; who chose another scorer, a GPU's, has it compare every clip unless told otherwise.
+    automatic = clips >= TWO_STAGE_FROM and scorer is batch_scores
+    if wanted.exact or not (asked or automatic):
         return False, []
     if has_pooled(store):
         return True, []
-    return False, [f"{store.path} has no pooled vectors, so every clip was compared; `vctool store compact` adds them"]
+    mend = "compact stores keep none" if store.dtype == "compact" else "`vctool store convert` writes a store that has them"
+    return False, [f"{store.path} has no pooled vectors, so every clip was compared; {mend}"]
 
 
 def _scored(
@@ -183,7 +186,8 @@ def _scored(
         for query, pair, estimate_N in zip(block, pairs, estimate_BN, strict=True):
             chosen = rerank(pair, store, branch, estimate_N, wanted.offset + wanted.k, scorer, wanted.candidates)
             if chosen is not None:
-                yield query, chosen, "two-stage"
+                every = len(store) if allowed_N is None else np.count_nonzero(allowed_N)
+                yield query, chosen, "exact" if len(chosen.clip) == every else "two-stage"
             else:  # the pooled vectors could not tell the clips apart
                 yield query, _all_scored([pair], store, branch, allowed_N, scorer)[0], "exact"
 

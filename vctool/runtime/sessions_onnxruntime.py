@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +23,30 @@ CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "Tensorrt
 
 def installed_builds() -> dict[str, str]:
     """Versions of the ONNX Runtime distributions that are installed, by name."""
+    # `importlib.metadata` takes 40 ms of a query's start: where nobody has loaded it and a glance finds one build, it is not needed.
+    if "importlib.metadata" not in sys.modules and len(seen := seen_builds(sys.path)) == 1:
+        return seen
+    import importlib.metadata
+
     found = {}
     for name in RUNTIME_BUILDS:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    return found
+
+
+def seen_builds(places: Sequence[str]) -> dict[str, str]:
+    """The same from the folders that pip leaves beside packages in `places`."""
+    found: dict[str, str] = {}
+    for place in places:
+        folder = Path(place)
+        for info in folder.glob("onnxruntime*.dist-info") if folder.is_dir() else ():
+            named = re.fullmatch(r"(.+)-([^-]+)\.dist-info", info.name)
+            name = named[1].replace("_", "-").lower() if named else ""
+            if named and name in RUNTIME_BUILDS:
+                found.setdefault(name, named[2])
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,9 +19,13 @@ _NAMES = {"f32": "float32", "float32": "float32", "bf16": "bfloat16", "bfloat16"
 
 def openvino_version() -> str | None:
     """The installed version, without importing it."""
+    if importlib.util.find_spec("openvino") is None:
+        return None
+    from importlib import metadata  # 40 ms to import
+
     try:
-        return importlib.metadata.version("openvino")
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version("openvino")
+    except metadata.PackageNotFoundError:
         return None
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import importlib.metadata
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -85,6 +84,8 @@ class TensorRt:
 
 def installed(flavour: Flavour) -> str | None:
     """The installed version, without loading anything; None if it is not there."""
+    import importlib.metadata  # slow to import, and queries seldom come here
+
     names = ("tensorrt",) if flavour == "tensorrt" else ("tensorrt_rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings")
     for name in names:
         try:

@@ -1,8 +1,9 @@
 """Two-stage search: a scan of the pooled vectors says which clips are worth an exact score.
 
-How deep to score is not a constant. The clips scored so far tell how far an exact score lies from its estimate; with that
-spread the clips left are added, best estimates first, until fewer than `MISSED` of the k hits are to be expected among
-those that stay out. Scenes that pooled vectors cannot tell apart spread wide and are searched deep, up to an exact search.
+How deep to score is not a constant. Some clips that follow the best ones are scored too and tell how far an exact score lies
+from its estimate; with that spread the clips left are added, best estimates first, until fewer than `MISSED` of the k hits are to
+be expected among those that stay out. Scenes that pooled vectors cannot tell apart spread wide and are searched deep, up to an
+exact search.
 
 Shape letters: B queries, N clips of the store, C clips scored exactly, P pooled vectors end to end.
 """
@@ -22,10 +23,12 @@ from vctool.store import Store
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
 
-MISSED = 0.002  # share of the k hits that may be expected among the clips that were not scored
+MISSED = 0.001  # share of the k hits that may be expected among the clips that were not scored
 DEEPEST = 0.25  # share of the clips from which on scoring all of them takes no longer
 
-_FIRST = 128  # clips scored before anything is known about the spread; for many hits, four times as many as hits
+_FIRST = 192  # clips scored before anything is known about the spread; for many hits, four times as many as hits
+_REACH = 6  # the clips that the spread is learnt from come from so many times as many
+_PROBED = 64
 _ROUNDS = 6
 _LEAST_SPREAD = 5e-4  # scores of int8 tokens are off by as much
 _TAIL_Z = np.linspace(-6, 6, 241)
@@ -69,7 +72,11 @@ def rerank(
     """
     clips = int(np.count_nonzero(estimate_N > -np.inf))
     search = _Reranking(query, store, branch, estimate_N, scorer)
-    search.score(_top(estimate_N, min(max(_FIRST, 4 * hits) if depth is None else depth, clips)))
+    first = max(_FIRST, 4 * hits) if depth is None else depth
+    nearest = _top(estimate_N, min(first if depth is not None else _REACH * first, clips))
+    search.score(nearest[:first])
+    if depth is None and len(nearest) > first:
+        search.probe(nearest[first :: max(1, (len(nearest) - first) // _PROBED)])
     for _ in range(_ROUNDS if depth is None else 0):
         more = search.worth(hits)
         if not len(more):
@@ -88,6 +95,7 @@ class _Reranking:
         self._left_N = estimate_N.copy()  # -inf once scored
         self._parts: list[Found] = []
         self._estimates: list[Float32] = []
+        self._learnt = np.zeros(0)
 
     @property
     def scored(self) -> int:
@@ -101,17 +109,23 @@ class _Reranking:
         self._estimates.append(self._left_N[clips])
         self._left_N[clips] = -np.inf
 
+    def probe(self, clips: Int64) -> None:
+        """Score these exactly, and learn from them how far estimates are off.
+
+        The very best estimates are best partly by chance, so they say too little of the clips that follow them.
+        """
+        self.score(clips)
+        self._learnt = (self._parts[-1].score - self._estimates[-1]).astype(np.float64)
+
     def worth(self, hits: int) -> Int64:
         """The clips left that have to be scored so that at most `MISSED` of the hits are expected among the others."""
         score_C, estimate_C = np.concatenate([part.score for part in self._parts]), np.concatenate(self._estimates)
         known = score_C > -np.inf
         if np.count_nonzero(known) < hits:
             return np.flatnonzero(self._left_N > -np.inf)
-        off_C = (score_C[known] - estimate_C[known]).astype(np.float64)
-        # The estimates that come next are like the lower half of those that were scored.
-        shift = off_C[estimate_C[known] <= np.median(estimate_C[known])].mean()
-        spread = max(float(off_C.std()), _LEAST_SPREAD)
-        least = float(np.partition(score_C[known], len(off_C) - hits)[len(off_C) - hits])
+        off = self._learnt[np.isfinite(self._learnt)] if len(self._learnt) else (score_C - estimate_C)[known].astype(np.float64)
+        shift, spread = float(off.mean()), max(float(off.std()), _LEAST_SPREAD)
+        least = float(np.partition(score_C[known], -hits)[-hits])
         near = np.flatnonzero(self._left_N > least - shift - _TAIL_Z[-1] * spread)
         near = near[np.argsort(-self._left_N[near], kind="stable")]
         chance = np.interp((least - shift - self._left_N[near]) / spread, _TAIL_Z, _TAIL)
@@ -125,5 +139,8 @@ class _Reranking:
 
 
 def _top(estimate_N: Float32, count: int) -> Int64:
-    """Positions of the `count` highest, in no order."""
-    return np.argpartition(estimate_N, len(estimate_N) - count)[len(estimate_N) - count :] if count else np.zeros(0, np.int64)
+    """Positions of the `count` highest, highest first."""
+    if not count:
+        return np.zeros(0, np.int64)
+    near = np.argpartition(estimate_N, len(estimate_N) - count)[len(estimate_N) - count :]
+    return near[np.argsort(-estimate_N[near], kind="stable")]
