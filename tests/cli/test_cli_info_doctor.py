@@ -6,11 +6,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commandline import Vctool
 
 from vctool.cli import doctor as doctor_module
+from vctool.cli.options import STORE_DTYPES
 from vctool.errors import VctoolError
+from vctool.precision import PRECISIONS
 from vctool.runtime import sessions_onnxruntime
 from vctool.scoring import kernels
 from vctool.store import open_store
@@ -64,6 +67,47 @@ def test_info_checks_every_byte_when_asked(vctool: Vctool, tiny_index: Path, tin
     (model / "README.md").write_text("x")
     assert vctool("info", model).code == 0
     assert vctool("info", model, "--all-files").code == 1
+
+
+def test_info_measures_what_each_precision_costs_and_finds(vctool: Vctool, tiny_index: Path, tmp_path: Path) -> None:
+    done = vctool("info", tiny_index, "--measure", "--queries", "7")
+    assert "int8 (as stored)" in done.out and "compact" in done.out and "float16" not in done.out
+    assert "7 made-up queries (a stored moment plus noise), 4 of 4 clips" in done.err and "the store itself" in done.err
+    small = tmp_path / "small.npz"
+    vctool("store", "convert", tiny_index, "-o", small, "--dtype", "compact")
+    np.save(tmp_path / "q.npy", np.eye(8, dtype=np.float32)[None, :3])
+    measured = json.loads(vctool("info", small, "--measure", "--against", tiny_index, "--tokens", tmp_path / "q.npy", "--json").out)[
+        "measured"
+    ]
+    assert (measured["reference"], measured["queries"], measured["made_up"]) == ("int8", 1, False)
+    assert [(row["precision"], row["stored"]) for row in measured["rows"]] == [("int8", False), ("int4", False), ("compact", True)]
+    assert measured["rows"][-1]["clip_bytes"] < measured["rows"][0]["clip_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--against", "x.npz"), 2, "add --measure"),
+        (("--measure", "--against", "x.npz"), 1, "no such file"),
+        (("--measure", "--tokens", "words.txt"), 1, "cannot be read as an array"),
+    ],
+)
+def test_info_refuses_to_measure_what_it_cannot(
+    vctool: Vctool, tiny_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("words.txt").write_text("no array")
+    done = vctool("info", tiny_index, *arguments)
+    assert done.code == code and message in done.err and done.out == ""
+
+
+def test_only_a_store_can_be_measured(vctool: Vctool, tiny_model: Path) -> None:
+    done = vctool("info", tiny_model, "--measure")
+    assert done.code == 2 and "only a token store can be measured" in done.err
+
+
+def test_the_precisions_that_commands_offer_are_those_that_there_are() -> None:
+    assert STORE_DTYPES == PRECISIONS
 
 
 def test_doctor_finds_this_machine_fit(vctool: Vctool) -> None:

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from vctool.cli.command import command
-from vctool.cli.console import amount, clock, facts_table, print_json, stdout
+from vctool.cli.console import amount, clock, facts_table, plain_table, print_json, say, stdout
 from vctool.cli.options import PATH, json_option
-from vctool.errors import InputError, StoreError, VctoolError
+from vctool.errors import InputError, StoreError, UsageProblem, VctoolError
 
 if TYPE_CHECKING:
+    from vctool.runtime.evidence import Branch
     from vctool.runtime.model_directory import ModelDirectory
 
 _SHOWN = 16  # characters of a fingerprint
 
 
-@command("info", examples=("vctool info MODEL", "vctool info clips.npz --json"))
+@command("info", examples=("vctool info MODEL", "vctool info clips.npz --json", "vctool info small.npz --measure --against clips.npz"))
 @click.argument("path", type=PATH)
 @click.option("--all-files", is_flag=True, help="Check every file of a model directory, or every array of a store.")
+@click.option("--measure", is_flag=True, help="Of a store: bytes a clip and recall, as it is and in every coarser precision.")
+@click.option("--against", type=PATH, metavar="CLIPS.npz", help="Measure against this store of the same clips.  [default: itself]")
+@click.option("--tokens", type=PATH, metavar="Q.npy", help="Measure with these queries, [queries, tokens, width].  [default: made up]")
+@click.option("--branch", type=click.Choice(["f", "v", "fv"]), help="Measure this branch.  [default: the model's own]")
+@click.option("--clips", type=click.IntRange(min=1), default=5000, show_default=True, help="Measure on a sample of so many clips.")
+@click.option("--queries", type=click.IntRange(min=1), default=100, show_default=True, help="Make up so many queries.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the sample and the queries.")
 @json_option
-def info(path: Path, all_files: bool, as_json: bool) -> None:
-    """Say what PATH is: a model directory, a token store, or a video file. Damaged ones are told with what to do."""
+def info(path: Path, all_files: bool, measure: bool, as_json: bool, **settings: Any) -> None:
+    """Say what PATH is: a model directory, a token store, or a video file. Damaged ones are told with what to do.
+
+    --measure compares scores with exact ones of the reference's tokens. Queries are made up from stored tokens (a moment of a clip plus
+    noise) unless --tokens gives real ones.
+    """
+    if not measure and (settings["against"] or settings["tokens"] or settings["branch"]):
+        raise UsageProblem("--against, --tokens and --branch belong to --measure", "add --measure")
     if not path.exists():
         raise InputError(f"{path}: no such file or folder", "give a model directory, a token store or a video")
     if _is_store_folder(path):
@@ -34,10 +49,57 @@ def info(path: Path, all_files: bool, as_json: bool) -> None:
         facts = _store(path, all_files)
     else:
         facts = _video(path)
+    if measure:
+        if facts["kind"] != "store":
+            raise UsageProblem(
+                f"{path} is a {facts['kind']}: only a token store can be measured", "give the store that `vctool index` wrote"
+            )
+        facts["measured"] = _measured(path, **settings)
     if as_json:
         print_json(facts)
-    else:
-        stdout().print(facts_table(_SHOW[facts["kind"]](facts)))
+        return
+    stdout().print(facts_table(_SHOW[facts["kind"]](facts)))
+    if measure:
+        _show_measured(facts["measured"])
+
+
+def _measured(
+    path: Path, against: Path | None, tokens: Path | None, branch: str | None, clips: int, queries: int, seed: int
+) -> dict[str, Any]:
+    from vctool.runtime.precision_report import measure_precisions
+    from vctool.runtime.search import default_branch
+    from vctool.store import open_store
+
+    with open_store(path) as store, nullcontext() if against is None else open_store(against) as other:
+        real = [] if tokens is None else _query_tokens(tokens)
+        chosen = cast("Branch", branch) if branch else default_branch(store)
+        found = measure_precisions(store, chosen, against=other, queries=real, clips=clips, count=queries, seed=seed)
+    return found.to_json()
+
+
+def _query_tokens(path: Path) -> list[Any]:
+    import numpy as np
+
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as problem:
+        raise InputError(f"{path}: cannot be read as an array: {problem}", "give a .npy file") from None
+    if not isinstance(array, np.ndarray) or array.ndim not in (2, 3) or array.dtype.kind != "f":
+        raise InputError(f"{path}: not an array of query tokens", "expected float [queries, tokens, width] or [tokens, width]")
+    return list(array if array.ndim == 3 else array[None])
+
+
+def _show_measured(measured: dict[str, Any]) -> None:
+    table = plain_table("precision", "bytes a clip", "R@1", "R@10", "99 % within", "largest error")
+    for row in measured["rows"]:
+        name = row["precision"] + (" (as stored)" if row["stored"] else "")
+        shares = (f"{row['recall_1']:.2f}", f"{row['recall_10']:.3f}")
+        table.add_row(name, f"{row['clip_bytes']:,.0f}", *shares, f"first {row['depth']}", f"{row['error']:.2g}")
+    stdout().print(table)
+    about = "made-up queries (a stored moment plus noise)" if measured["made_up"] else "queries"
+    sample = f"{measured['clips']:,} of {measured['of']:,} clips, branch {measured['branch']}, seed {measured['seed']}"
+    say(f"{measured['queries']} {about}, {sample};")
+    say(f"compared with exact scores of the {measured['reference']} tokens of {measured['against'] or 'the store itself'}")
 
 
 def _model(path: Path, all_files: bool) -> dict[str, Any]:
