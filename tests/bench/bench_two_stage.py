@@ -112,8 +112,10 @@ def queries(clips: int, width: int, kind: str, count: int, signal: float) -> lis
     return found
 
 
-def truth(asked: list[np.ndarray], score_BN: np.ndarray, clips: int, width: int, kind: str) -> list[list[int]]:
-    """The best 10 clips of each query by float64 scores of the tokens before they were stored."""
+def truth(
+    asked: list[np.ndarray], score_BN: np.ndarray, clips: int, width: int, kind: str, branches: tuple[str, ...] = ("f", "v")
+) -> list[list[int]]:
+    """The best 10 clips of each query by float64 scores, over these branches, of the tokens before they were stored."""
     deep = [np.argsort(-score_N)[:_DEEP] for score_N in score_BN]
     scores: list[dict[int, float]] = [{} for _ in asked]
     for first, frame, video in parts(clips, width, kind):
@@ -122,9 +124,9 @@ def truth(asked: list[np.ndarray], score_BN: np.ndarray, clips: int, width: int,
             if len(mine):
                 both = [
                     np.einsum("ntd,qd->ntq", tokens[mine].astype(np.float64), query.astype(np.float64)).max(axis=1)
-                    for tokens in (frame, video)
+                    for tokens in [{"f": frame, "v": video}[branch] for branch in branches]
                 ]
-                kept.update(zip((mine + first).tolist(), (both[0] + both[1]).mean(axis=1).tolist(), strict=True))
+                kept.update(zip((mine + first).tolist(), sum(both).mean(axis=1).tolist(), strict=True))
     return [sorted(kept, key=lambda clip: -kept[clip])[:10] for kept in scores]
 
 

@@ -77,7 +77,7 @@ def test_it_finds_the_best_ten_by_float64_and_scores_few(world: World, store: To
 
 
 def test_its_scores_are_the_exact_ones_to_the_bit(world: World, store: TokenStore) -> None:
-    (exact,) = batch_scores([world.queries[0]], store, "fv")[0]
+    exact = {hit.index: hit.score for hit in search(world.queries[0], store, k=CLIPS, exact=True).hits}
     for hit in search(world.queries[0], store, exact=False).hits:
         assert hit.score == exact[hit.index] and hit.score == pytest.approx(world.exact(world.queries[0])[hit.index], abs=0.01)
 
