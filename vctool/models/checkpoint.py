@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vctool.config import ModelConfig, read_json, write_json
+from vctool.config import ModelConfig, PreprocessConfig, read_json, write_json
 from vctool.errors import MissingExtraError, ModelError
 from vctool.models.backbone import Backbone
 from vctool.models.offline_backbone import ConseBackbone, build_offline_backbone
@@ -72,6 +72,8 @@ def load_model(folder: Path) -> VideoColBERT:
         backbone = build_offline_backbone(config.backbone.name, config.embed_dim)
     else:
         backbone = OpenClipBackbone(config.backbone.name, quick_gelu=config.backbone.quick_gelu)
+        # What the weights were made with, not what the architecture's first weights were: they may differ.
+        backbone.preprocess = read_json(PreprocessConfig, folder / "preprocess.json")
     model = VideoColBERT(config, backbone)
     state = read_weights(folder / WEIGHTS)
     wanted = model.trainable_state()

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from vctool.config import PreprocessConfig
 from vctool.errors import MissingExtraError, ModelError
 from vctool.models.backbone import Backbone, normalize_pixels
+from vctool.models.open_clip_checkpoint import load_weights, quiet_logging, read_weight_file
+
+_BIG_VISION = (".npz", ".npy")  # Google's own files, which open_clip reads
 
 
 class OpenClipBackbone(Backbone):
@@ -22,7 +25,8 @@ class OpenClipBackbone(Backbone):
     or an average): "frame token", not "CLS".
     """
 
-    def __init__(self, architecture: str, *, checkpoint: Path | None = None, quick_gelu: bool = False) -> None:
+    def __init__(self, architecture: str, *, checkpoint: Path | None = None, quick_gelu: bool = False, tag: str | None = None) -> None:
+        """`tag`: open_clip's name of the weights, which decides the preprocessing where an architecture's weights differ in it."""
         super().__init__()
         try:
             import open_clip
@@ -33,21 +37,21 @@ class OpenClipBackbone(Backbone):
 
             near = difflib.get_close_matches(architecture, open_clip.list_models(), n=3)
             raise ModelError(f"open_clip has no architecture '{architecture}'", f"nearest: {', '.join(near)}" if near else None)
-        if checkpoint is not None and not checkpoint.is_file():
-            raise ModelError(f"{checkpoint}: no such checkpoint file")
+        file = read_weight_file(checkpoint) if checkpoint is not None and checkpoint.suffix not in _BIG_VISION else None
         try:
-            self.model = open_clip.create_model(
-                architecture,
-                pretrained=str(checkpoint) if checkpoint else None,
-                load_weights=checkpoint is not None,
-                pretrained_image=False,
-                force_quick_gelu=quick_gelu,
-            )
+            with quiet_logging():
+                self.model = open_clip.create_model(
+                    architecture, pretrained=None, load_weights=False, pretrained_text=False, force_quick_gelu=quick_gelu
+                )
+            if checkpoint is not None and file is None:
+                open_clip.load_checkpoint(self.model, str(checkpoint))
         except (RuntimeError, OSError, ValueError, KeyError) as problem:
             reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-            raise ModelError(
-                f"{checkpoint} does not hold the weights of {architecture}: {reason}", "name the architecture it was trained as"
-            ) from None
+            said = f"{checkpoint} does not hold the weights of {architecture}" if checkpoint else f"open_clip cannot build {architecture}"
+            raise ModelError(f"{said}: {reason}") from None
+        if file is not None:
+            own = bool(open_clip.get_model_config(architecture).get("quick_gelu"))
+            load_weights(self.model, architecture, file, quick_gelu=quick_gelu or own)
         self.architecture = architecture
         self.tokenizer_file: Path | None = None  # a `tokenizer.json` for architectures whose vocabulary open_clip does not carry
         if not hasattr(self.text, "token_embedding") or getattr(self.text, "cls_emb", None) is not None:
@@ -62,7 +66,7 @@ class OpenClipBackbone(Backbone):
             self.embed_dim = int(self.text.ln_final.weight.shape[0])
         else:
             self.embed_dim = int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])
-        self.preprocess = preprocess_of(architecture, self.model, quick_gelu)
+        self.preprocess = preprocess_of(architecture, self.model, tag)
 
     @property
     def text(self) -> Any:
@@ -148,11 +152,12 @@ class OpenClipBackbone(Backbone):
         return None if bias is None else (float(self.model.logit_scale.detach()), float(bias.detach()))
 
 
-def preprocess_of(architecture: str, model: Any, quick_gelu: bool = False) -> PreprocessConfig:
-    """Image size from the model; mean, std and resize from what open_clip records for the architecture's own weights.
+def preprocess_of(architecture: str, model: Any, tag: str | None = None) -> PreprocessConfig:
+    """Image size from the model; mean, std and resize from what open_clip records for the weights.
 
-    A local checkpoint file gets OpenAI's statistics from open_clip whatever the architecture, which silently ruins
-    SigLIP, PE and MobileCLIP features: the architecture decides here.
+    A local checkpoint file gets OpenAI's statistics from open_clip whatever the architecture, which silently ruins SigLIP, PE and
+    MobileCLIP features: the architecture's first tag decides here, or `tag` (LAION's ViT-L-14 is normalised unlike OpenAI's). Raises
+    ModelError for a tag that the architecture has not.
     """
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
@@ -160,9 +165,11 @@ def preprocess_of(architecture: str, model: Any, quick_gelu: bool = False) -> Pr
     size = model.visual.image_size
     size = int(size[0] if isinstance(size, (tuple, list)) else size)
     tags = list_pretrained_tags_by_model(architecture)
+    if tag is not None and tag not in tags:
+        raise ModelError(f"open_clip knows no weights '{tag}' of {architecture}", f"known: {', '.join(tags)}" if tags else None)
     family = architecture.lower()
     if tags:
-        recorded = get_pretrained_cfg(architecture, tags[0])
+        recorded = get_pretrained_cfg(architecture, tag or tags[0])
         mean = tuple(recorded.get("mean") or open_clip.OPENAI_DATASET_MEAN)
         std = tuple(recorded.get("std") or open_clip.OPENAI_DATASET_STD)
         interpolation: Any = recorded.get("interpolation") or "bicubic"

@@ -1,0 +1,5 @@
+"""A hub on this machine."""
+
+from hubserver import hub
+
+__all__ = ["hub"]
