@@ -26,8 +26,9 @@ from vctool.data.pinned import EFFICIENTNET_LITE0, MINILM
 from vctool.models.checkpoint import WEIGHTS, read_weights
 from vctool.runtime.assemble import ASSEMBLY, PINNED, REST, build
 from vctool_export.exporting import export_graphs
+from vctool_export.report import REPORT_FILE
 
-KEPT = ("config.json", "preprocess.json", "tokenizer_config.json", "README.md", "training.json")
+KEPT = (REPORT_FILE, "config.json", "preprocess.json", "tokenizer_config.json", "README.md", "training.json")
 _BATCH_NORM_EPS = 1e-3  # EfficientNet's, as in timm's tf_efficientnet_lite0
 
 Part = dict[str, Any]
@@ -44,6 +45,7 @@ def make_bundle(model_dir: Path, bundle: Path) -> None:
         export_graphs(rounded)
         for name in KEPT:
             if (rounded / name).is_file():
+                (bundle / name).parent.mkdir(exist_ok=True)
                 shutil.copy(rounded / name, bundle / name)
         shutil.copy(rounded / WEIGHTS, bundle / WEIGHTS)
         (bundle / "onnx").mkdir()

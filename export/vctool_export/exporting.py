@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from vctool.models.checkpoint import load_model
 from vctool.preprocessing.tokenizer import Tokenizer
 from vctool.runtime.checksums import CHECKSUMS_FILE, write_checksums
 from vctool.runtime.graph_metadata import read_metadata
+from vctool.runtime.sessions import Provider
 from vctool_export.graphs import graph_specs
 from vctool_export.identity import HASHES, facts_of, graph_metadata, metadata_checks
 from vctool_export.onnx_export import OPSET, export_graph, require_packages
 from vctool_export.onnx_files import set_metadata
-from vctool_export.onnx_sessions import GRAPHS, PRECISIONS, graph_file, graph_sessions, precisions_of
+from vctool_export.onnx_sessions import GRAPHS, PRECISIONS, faster_providers, graph_file, graph_sessions, limits_of, precisions_of
 from vctool_export.precision import PrecisionReport, convert_to_half
 from vctool_export.probe import read_probe
 from vctool_export.reference import REFERENCE_FILE, Array, Reference
@@ -28,6 +30,7 @@ from vctool_export.report import LAYERS_FILE, REPORT_FILE, Report, files_of
 from vctool_export.scorer_graph import SCORER_TOKENS, prove_scorer, write_scorer
 from vctool_export.staging import exchange, staged
 from vctool_export.torch_reference import TorchSession, torch_reference
+from vctool_export.verdict import Verdict
 from vctool_export.verify import verify_artifact
 
 GRAPHS_FILE = "onnx/graphs.json"
@@ -42,13 +45,15 @@ def export_graphs(
     precisions: Sequence[str] = (),
     probe: Sequence[Path] | None = None,
     calibrate: Sequence[Path] | None = None,
+    providers: Sequence[Provider] | None = None,
     progress: Say | None = None,
 ) -> Report:
     """Write the plain fp32 graphs `onnx/{text,frame,temporal}.onnx`, those of other `precisions` beside them, and their proof.
 
     And `onnx/scorer.onnx`, MeanMaxSim over float16 tokens with float32 sums: without weights, one for all precisions.
 
-    probe: clips for the retrieval level, the shipped ones if None. calibrate: clips whose ranges `int8-qdq` takes. Everything is
+    probe: clips for the retrieval level, the shipped ones if None. calibrate: clips whose ranges `int8-qdq` takes. providers: what
+    else the fp32 graphs are tried on, `faster_providers` if None; one that fails there is not taken by itself, no more. Everything is
     made in a scratch folder and compared with PyTorch; if any of it fails, VerificationError is raised (its `report` has the
     verdicts) and nothing of the directory is changed. Graphs of other precisions that are there stay if they are of the same
     weights, tokenizer and preprocessing, and are removed if not. Raises ModelError for a model that does not score by MeanMaxSim.
@@ -83,21 +88,23 @@ def export_graphs(
         for precision in wanted[1:]:
             say(f"converting to {precision}")
             layers[precision] = {name: _convert(onnx_dir, name, precision, feeds, model_dir, told) for name in GRAPHS}
-        verdicts = []
-        for precision in wanted:
-            say(f"comparing {precision} with PyTorch")
-            make, engine = graph_sessions(onnx_dir, precision, scratch)
-            paths = {name: onnx_dir / graph_file(name, precision) for name in GRAPHS}
-            checks = metadata_checks(model_dir, paths, precision)
-            verdicts.append(
-                verify_artifact(
-                    make, reference, precision=precision, artifact=f"onnx {precision}", engine=engine, probe=questions, checks=checks
-                )
+
+        def judged(precision: str, provider: Provider = "auto") -> Verdict:
+            say(f"comparing {precision} with PyTorch" if provider == "auto" else f"trying {provider}")
+            make, engine = graph_sessions(onnx_dir, precision, scratch, provider=provider)
+            make, limits = (make, precision) if provider == "auto" else limits_of(make, precision)
+            checks = metadata_checks(model_dir, {name: onnx_dir / graph_file(name, precision) for name in GRAPHS}, precision)
+            return verify_artifact(
+                make, reference, precision=limits, artifact=f"onnx {precision}", engine=engine, probe=questions, checks=checks
             )
+
+        verdicts = [judged(precision) for precision in wanted]
         counts = {p: {name: report.counts() for name, report in graphs.items()} for p, graphs in layers.items()}
         report = Report({"name": read_name(model_dir), **facts}, "torch", questions.facts, verdicts, counts, files_of(onnx_dir))
         if report.failed:
             raise DriftError(report)
+        trials = [judged("fp32", provider) for provider in (faster_providers() if providers is None else providers)]
+        report = replace(report, trials=trials)
         _write_beside(new, report, reference, layers)
         _put_in_place(model_dir, scratch, wanted, facts)
     return report

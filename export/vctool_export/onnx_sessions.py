@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from vctool.errors import VctoolError
+from vctool.runtime.machine import bfloat16_unit
 from vctool.runtime.sessions import Device, Graph, Provider, has_nvidia_device
+from vctool.runtime.sessions_openvino import openvino_version
 from vctool_export.verdict import CannotRunHereError
-from vctool_export.verify import MakeSession
+from vctool_export.verify import MakeSession, Session
 
 GRAPHS = ("text", "frame", "temporal")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-weights", "int8-qdq")
@@ -50,3 +53,24 @@ def graph_sessions(
 
     where = f"{'ONNX Runtime' if provider in ('auto', 'onnxruntime') else provider}, {'CPU' if device == 'cpu' else device}"
     return make, f"{where}, rounded to {precision} after each operation that is" if rounded else where
+
+
+def limits_of(make: MakeSession, precision: str) -> tuple[MakeSession, str]:
+    """The maker, and the row of limits for what really computes: OpenVINO runs an fp32 graph in bf16 where the CPU can."""
+    opened: dict[str, Session] = {}
+    limits = precision
+    if precision == "fp32":
+        try:
+            opened["frame"] = make("frame")
+        except VctoolError:
+            return make, precision  # told again, and judged, when it is verified
+        placement = getattr(opened["frame"], "placement", None)
+        limits = LIMITS_OF.get(placement.precision, precision) if placement is not None else precision
+    return (lambda name: opened.pop(name) if name in opened else make(name)), limits
+
+
+def faster_providers() -> tuple[Provider, ...]:
+    """Providers of this machine that are quicker than ONNX Runtime on its CPU; `auto` takes them for models verified with them."""
+    if openvino_version() is None:
+        return ()
+    return ("openvino", "openvino-fp32") if bfloat16_unit() is not None else ("openvino-fp32",)

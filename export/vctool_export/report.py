@@ -24,7 +24,8 @@ class Report:
     """Verdicts over the artefacts of one model directory.
 
     against: `torch` (asked just now) or `stored` (its answers from the export). probe: facts of the probe set. layers: for each
-    precision and graph, the number of operations by type. files: sha256 of the graphs that were judged.
+    precision and graph, the number of operations by type. files: sha256 of the graphs that were judged. trials: verdicts over
+    the same graphs on sessions that nobody asked for; they say what `auto` may take, and fail nothing.
     """
 
     model: Mapping[str, Any]
@@ -33,6 +34,7 @@ class Report:
     verdicts: Sequence[Verdict]
     layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    trials: Sequence[Verdict] = ()
 
     @property
     def failed(self) -> tuple[Verdict, ...]:
@@ -49,7 +51,7 @@ class Report:
             "versions": versions(),
             "machine": {"cpu": platform.processor() or platform.machine(), "system": platform.platform()},
             "files": dict(self.files),
-            "verdicts": [verdict.to_json() for verdict in self.verdicts],
+            "verdicts": [verdict.to_json() for verdict in (*self.verdicts, *self.trials)],
             "operations": {precision: dict(graphs) for precision, graphs in self.layers.items()},
         }
 
@@ -62,7 +64,7 @@ class Report:
         content = self.to_json()
         old = _read(path)
         if old.get("model", {}).get("model_sha256") == self.model.get("model_sha256") and old.get("files") == dict(self.files):
-            judged = {(verdict.artifact, verdict.engine) for verdict in self.verdicts}
+            judged = {(verdict.artifact, verdict.engine) for verdict in (*self.verdicts, *self.trials)}
             content["verdicts"] += [v for v in old["verdicts"] if (v["artifact"], v["engine"]) not in judged]
             content["operations"] = old.get("operations", {}) | content["operations"]
         temporary = path.with_name(f".{path.name}.tmp")

@@ -17,11 +17,11 @@ from vctool.runtime.checksums import update_checksums
 from vctool.runtime.model_directory import CONFIG_FILE, PREPROCESS_FILE
 from vctool.runtime.sessions import Device, Provider
 from vctool_export.identity import facts_of, integrity_checks, metadata_checks, reference_check
-from vctool_export.onnx_sessions import GRAPHS, LIMITS_OF, graph_file, graph_sessions, precisions_of
+from vctool_export.onnx_sessions import GRAPHS, graph_file, graph_sessions, limits_of, precisions_of
 from vctool_export.probe import Probe, read_probe, same_probe
 from vctool_export.reference import REFERENCE_FILE, Reference
 from vctool_export.report import REPORT_FILE, Report, files_of
-from vctool_export.verify import MakeSession, Session, verify_artifact
+from vctool_export.verify import verify_artifact
 
 Against = Literal["auto", "torch", "stored"]
 Say = Callable[[str], None]
@@ -66,7 +66,7 @@ def verify_directory(
         for precision in precisions or found:
             say(f"verifying {precision} against {asked}")
             make, engine = graph_sessions(model_dir / "onnx", precision, Path(scratch), device=device, provider=provider, threads=threads)
-            make, limits = _limits_of(make, precision)
+            make, limits = limits_of(make, precision)
             paths = {name: model_dir / "onnx" / graph_file(name, precision) for name in GRAPHS}
             verdicts.append(
                 verify_artifact(
@@ -127,17 +127,3 @@ def _has_torch() -> bool:
     with contextlib.suppress(ValueError):  # a module that is blocked has no spec
         return importlib.util.find_spec("torch") is not None and importlib.util.find_spec("open_clip") is not None
     return False
-
-
-def _limits_of(make: MakeSession, precision: str) -> tuple[MakeSession, str]:
-    """The maker, and the row of limits for what really computes: OpenVINO runs an fp32 graph in bf16 where the CPU can."""
-    opened: dict[str, Session] = {}
-    limits = precision
-    if precision == "fp32":
-        try:
-            opened["frame"] = make("frame")
-        except VctoolError:
-            return make, precision  # told again, and judged, when it is verified
-        placement = getattr(opened["frame"], "placement", None)
-        limits = LIMITS_OF.get(placement.precision, precision) if placement is not None else precision
-    return (lambda name: opened.pop(name) if name in opened else make(name)), limits

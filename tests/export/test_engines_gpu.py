@@ -211,7 +211,7 @@ def test_latency_and_throughput_beside_onnxruntime_and_torch_compile(gpu: Gpu, t
     )
     model = VideoColBERT(config, backbone).eval()
     save_model(model, tmp_path / "m")
-    export_graphs(tmp_path / "m")
+    export_graphs(tmp_path / "m", providers=())
     (info,) = export_engines(tmp_path / "m", targets, graphs=["frame"])
     path = tmp_path / "m" / "onnx" / "frame.onnx"
     compiled = torch.compile(model.backbone.cuda())

@@ -27,6 +27,8 @@ from vctool.errors import ModelError, UsageProblem  # noqa: E402
 from vctool.runtime.checksums import update_checksums, write_checksums  # noqa: E402
 from vctool.runtime.graph_metadata import read_metadata  # noqa: E402
 from vctool.runtime.model_directory import ModelDirectory  # noqa: E402
+from vctool.runtime.sessions import ranked  # noqa: E402
+from vctool.runtime.verdicts import verified  # noqa: E402
 from vctool_export import exporting, verdict  # noqa: E402
 from vctool_export.exporting import DriftError, export_graphs  # noqa: E402
 from vctool_export.onnx_files import save_graph  # noqa: E402
@@ -45,7 +47,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, probe: Path) -> tuple[Pat
     """A CLIP in miniature, exported in fp32, fp16, bf16 and int8, with its report."""
     torch.set_num_threads(1)
     folder = write_tiny_model("tiny-clip", tmp_path_factory.mktemp("exported") / "model")
-    return folder, export_graphs(folder, precisions=("fp16", "bf16", "int8"), probe=[probe])
+    return folder, export_graphs(folder, precisions=("fp16", "bf16", "int8"), probe=[probe], providers=())
 
 
 @pytest.fixture
@@ -213,7 +215,7 @@ def test_a_tower_that_overflows_in_fp16_is_refused_and_nothing_changes(
     replay(monkeypatch, loud)
     before = tree(model)
     with pytest.raises(DriftError, match="fp16 graphs differ from PyTorch: tensors: temporal") as caught:
-        export_graphs(model, precisions=("fp16", "bf16"), probe=[probe])
+        export_graphs(model, precisions=("fp16", "bf16"), probe=[probe], providers=())
     assert caught.value.exit_code == 3 and "bf16" in (caught.value.hint or "")
     states = {v.precision: v.status for v in caught.value.report.verdicts}
     assert states == {"fp32": "ok", "fp16": "failed", "bf16": "ok"}
@@ -231,7 +233,7 @@ def test_a_full_disk_leaves_the_directory_as_it_was(
     monkeypatch.setattr(exporting, where, full)
     before = tree(model)
     with pytest.raises(ModelError, match="No space left on device"):
-        export_graphs(model, precisions=("fp16",), probe=[probe])
+        export_graphs(model, precisions=("fp16",), probe=[probe], providers=())
     assert tree(model) == before
 
 
@@ -255,7 +257,7 @@ def test_ctrl_c_while_files_are_moved_puts_all_of_them_back(
     monkeypatch.setattr(Exchange, "move", interrupted)
     before = tree(model)
     with pytest.raises(KeyboardInterrupt):
-        export_graphs(model, probe=[probe])
+        export_graphs(model, probe=[probe], providers=())
     assert tree(model) == before
 
 
@@ -278,23 +280,57 @@ def test_graphs_of_old_weights_go_and_those_of_the_same_stay(
     exported: tuple[Path, Report], model: Path, probe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replay(monkeypatch, exported[0])
-    export_graphs(model, probe=[probe])
+    export_graphs(model, probe=[probe], providers=())
     assert (model / "onnx" / "text.fp16.onnx").is_file() and (model / "onnx" / "text.int8.onnx").is_file()
 
     def relabel(graph: Any) -> None:
         next(p for p in graph.metadata_props if p.key == "model_sha256").value = "00" * 32
 
     edit(model / "onnx" / "text.fp16.onnx", relabel)
-    export_graphs(model, probe=[probe])
+    export_graphs(model, probe=[probe], providers=())
     assert not list((model / "onnx").glob("*.fp16.onnx*")) and (model / "onnx" / "text.int8.onnx").is_file()
     ModelDirectory.open(model, verify="all")
+
+
+def test_the_fastest_encoder_that_passes_is_the_default_after_an_export(
+    exported: tuple[Path, Report], model: Path, probe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    replay(monkeypatch, exported[0])
+    frame = model / "onnx" / "frame.onnx"
+    assert ranked(frame, "cpu", "auto")[0].provider == "onnxruntime"
+    report = export_graphs(model, probe=[probe], providers=("openvino-fp32",))
+    assert [trial.status for trial in report.trials] == ["ok"]
+    assert ranked(frame, "cpu", "auto")[0].provider == "openvino-fp32"
+    ModelDirectory.open(model, verify="all")
+
+
+def test_a_provider_that_fails_its_trial_is_not_taken_and_fails_nothing(
+    exported: tuple[Path, Report], model: Path, probe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    replay(monkeypatch, exported[0])
+    monkeypatch.setattr(exporting, "limits_of", lambda make, precision: (lambda name: _Scaled(make(name)), precision))
+    report = export_graphs(model, probe=[probe], providers=("openvino-fp32",))
+    assert not report.failed and [trial.status for trial in report.trials] == ["failed"]
+    assert not verified(model, "openvino-fp32") and ranked(model / "onnx" / "frame.onnx", "cpu", "auto")[0].provider == "onnxruntime"
+
+
+class _Scaled:
+    """A session that answers a little too much."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def run(self, outputs: tuple[str, ...], feeds: Any) -> list[Any]:
+        return [a + a.dtype.type(0.01) if a.dtype.kind == "f" else a for a in self._session.run(outputs, feeds)]
 
 
 def test_int8_by_the_users_clips(exported: tuple[Path, Report], model: Path, probe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replay(monkeypatch, exported[0])
     # Twelve queries to an untrained model are ranked by chance: here it is the tensors that are judged.
     monkeypatch.setitem(verdict.LIMITS, "int8-qdq", replace(verdict.LIMITS["int8-qdq"], recall=100.0))
-    report = export_graphs(model, precisions=("int8-qdq", "int8-weights"), calibrate=[probe], probe=[probe])
+    report = export_graphs(model, precisions=("int8-qdq", "int8-weights"), calibrate=[probe], probe=[probe], providers=())
     assert {v.precision: v.status for v in report.verdicts} == {"fp32": "ok", "int8-weights": "ok", "int8-qdq": "ok"}
     layers = json.loads((model / "export" / "layers.int8-qdq.json").read_text())["graphs"]["frame"]["layers"]
     runs = {(layer["op"], layer["runs"]) for layer in layers}
@@ -303,7 +339,7 @@ def test_int8_by_the_users_clips(exported: tuple[Path, Report], model: Path, pro
 
 def test_int8_without_clips_to_take_its_ranges_from_is_refused(model: Path) -> None:
     with pytest.raises(UsageProblem, match="takes its ranges from your clips"):
-        export_graphs(model, precisions=("int8-qdq",))
+        export_graphs(model, precisions=("int8-qdq",), providers=())
 
 
 def test_a_checksum_is_updated_for_the_named_file_alone(model: Path) -> None:

@@ -105,6 +105,7 @@ def _show_measured(measured: dict[str, Any]) -> None:
 def _model(path: Path, all_files: bool) -> dict[str, Any]:
     from vctool.config import to_dict
     from vctool.runtime.model_directory import GRAPHS, ModelDirectory
+    from vctool.runtime.verdicts import told_verdicts
 
     model = ModelDirectory.open(path, verify="all" if all_files else "used")
     return {
@@ -116,6 +117,7 @@ def _model(path: Path, all_files: bool) -> dict[str, Any]:
         "preprocess": to_dict(model.preprocess),
         "graphs": {name: _graph_bytes(model, name) for name in GRAPHS},
         "engines": sorted(name for name in model.files if name.startswith("tensorrt/") and name.endswith(".engine")),
+        "verdicts": told_verdicts(model.path),
         "files": len(model.files),
         "bytes": sum(record.bytes for record in model.files.values()),
         "verified": "all" if all_files else "used",
@@ -193,6 +195,7 @@ def _show_model(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("frames", f"{config['frames']} a clip, {facts['preprocess']['size']} px, {facts['preprocess']['resize']}"),
         ("temporal encoder", kind if temporal["kind"] == "transformer" else temporal["kind"]),
         ("graphs", ", ".join(graphs)),
+        ("proved", "; ".join(f"{v['artifact']} on {v['engine']}: {v['status']}" for v in facts["verdicts"]) or "no report: vctool verify"),
         ("engines", ", ".join(facts["engines"]) or "none"),
         ("files", f"{facts['files']}, {amount(facts['bytes'])}" + (", all checked" if facts["verified"] == "all" else "")),
     ]

@@ -68,7 +68,10 @@ def verify(
     else:
         print_tables(report)
     if report.failed:
-        raise VerificationError(f"{report.failed[0].artifact}: {report.failed[0].reason}", "export the model again, or do not use it")
+        otherwise = (
+            "export the model again, or do not use it" if provider == "auto" else f"do not use --provider {provider} with this model"
+        )
+        raise VerificationError(f"{report.failed[0].artifact}: {report.failed[0].reason}", otherwise)
 
 
 def print_tables(report: Report) -> None:
@@ -85,3 +88,6 @@ def print_tables(report: Report) -> None:
         stdout().print(table)
         reason = f": {verdict.reason}" if verdict.reason else ""
         stdout().print(Text(f"{verdict.artifact}: {verdict.status}{reason}\n"), soft_wrap=True)
+    for trial in report.trials:
+        taken = "taken by itself where it is installed" if trial.status == "ok" else f"not taken unless asked for ({trial.reason})"
+        stdout().print(Text(f"{trial.engine}: {taken}"), soft_wrap=True)

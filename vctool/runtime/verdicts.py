@@ -23,3 +23,12 @@ def verified(model_dir: Path, provider: str) -> bool:
         return bool(about) and set(about) == {"ok"} and told in (None, ModelDirectory.open(model_dir).fingerprint)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError):
         return False
+
+
+def told_verdicts(model_dir: Path) -> list[dict[str, str]]:
+    """What the report says of each artefact: `artifact`, `engine`, `status`; empty without a report that can be read."""
+    try:
+        report = json.loads((model_dir / REPORT_FILE).read_text(encoding="utf-8"))
+        return [{name: str(verdict[name]) for name in ("artifact", "engine", "status")} for verdict in report["verdicts"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
