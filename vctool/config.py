@@ -80,11 +80,15 @@ class TemporalConfig:
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """kind `open_clip`: `name` is an open_clip architecture. kind `offline`: towers from PyPI (`name` is `conse` or `heads`)."""
+    """kind `open_clip`: `name` is an open_clip architecture. kind `offline`: towers from PyPI (`name` is `conse` or `heads`).
+
+    adapter_rank: of the trained correction behind frozen towers (`vctool.models.adapter`); 0 has none.
+    """
 
     kind: Literal["open_clip", "offline"] = "open_clip"
     name: str = "ViT-B-16-SigLIP"
     quick_gelu: bool = False
+    adapter_rank: int = 0
 
 
 @dataclass(frozen=True)

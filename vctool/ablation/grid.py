@@ -27,7 +27,7 @@ from vctool.config import from_dict
 from vctool.errors import InputError, UsageProblem
 from vctool.evaluation.environment import file_sha256
 from vctool.metrics import METRIC_NAMES
-from vctool.training.recipe import FREE_KEYS, Recipe, load_recipe, recipe_dict
+from vctool.training.recipe import FREE_KEYS, Recipe, load_recipe, recipe_dict, without_later_keys
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 RECIPES = Path(__file__).parent / "recipes"
@@ -179,7 +179,7 @@ def _resolved(path: Path, cell: Cell, base: Path, common: Sequence[str], output:
 
 def _learnt(recipe: Recipe) -> dict[str, Any]:
     """The recipe without what does not change a result."""
-    tables = recipe_dict(recipe)
+    tables = without_later_keys(recipe_dict(recipe))
     for key in FREE_KEYS:
         table, name = key.split(".")
         tables[table].pop(name, None)
@@ -209,6 +209,8 @@ def _sources(path: Path, recipe: Recipe) -> dict[str, str]:
     found = {}
     for name in ("train", "validation", "test"):
         manifest = getattr(recipe.data, name)
+        if manifest is None:
+            continue  # the weights are chosen by clips of the training manifest
         try:
             found[name] = file_sha256(manifest)
         except InputError as problem:

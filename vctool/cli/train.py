@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vctool.cli.command import command
-from vctool.cli.console import amount, print_json
+from vctool.cli.console import amount, plain_table, print_json, stdout
 from vctool.cli.options import PATH, json_option
 from vctool.errors import MissingExtraError, UsageProblem
 
@@ -21,12 +21,21 @@ if TYPE_CHECKING:
 @command(
     "train",
     examples=(
+        "vctool train own-clips --data clips.jsonl --init my-model -o runs/mine",
         "vctool train recipe.toml --dry-run",
         "vctool train recipe.toml --set optim.lr=1e-3 --set data.cache=/fast/cache -o runs/first",
         "vctool train --resume runs/first",
     ),
 )
-@click.argument("recipe", required=False, type=PATH, metavar="RECIPE.toml")
+@click.argument("recipe", required=False, type=PATH, metavar="RECIPE")
+@click.option(
+    "--data",
+    type=PATH,
+    metavar="PATH",
+    help="The clips: a JSONL manifest to train on, or a folder with train.jsonl and, if there, validation.jsonl and test.jsonl.",
+)
+@click.option("--init", type=PATH, metavar="MODEL", help="Start from this model directory (init.model).")
+@click.option("--list", "listing", is_flag=True, help="Show the recipes that ship with vctool.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the recipe, such as optim.lr=1e-3; repeatable."
 )
@@ -36,11 +45,18 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what the run would do and cost; train nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no talk.")
 @json_option
-def train(recipe: Path | None, run: Path | None, output: Path | None, dry_run: bool, quiet: bool, as_json: bool, **changes: Any) -> None:
-    """Train a model from RECIPE.toml; it lies in RUN/model at the end, ready to index and query.
+def train(
+    recipe: Path | None, listing: bool, run: Path | None, output: Path | None, dry_run: bool, quiet: bool, as_json: bool, **changes: Any
+) -> None:
+    """Train a model from RECIPE, a TOML file or the name of one that ships; it lies in RUN/model at the end, ready to index and query.
+
+    With `own-clips` every clip is held out in its turn first, and a model is written only if training measurably helps.
 
     Paths in the recipe are relative to its folder, those of --set to the current one. Ctrl-C saves and says how to go on.
     """
+    if listing:
+        _list(as_json)
+        return
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError("torch", "train")
     for name, extra in (("onnx", "export"), ("onnxscript", "export"), ("onnxruntime", "cpu")):
@@ -48,11 +64,15 @@ def train(recipe: Path | None, run: Path | None, output: Path | None, dry_run: b
         if not dry_run and importlib.util.find_spec(name) is None:
             raise MissingExtraError(f"{name}, which writes or proves the graphs at the end,", extra)
     if recipe is None and run is None:
-        raise UsageProblem("no recipe given", "name a RECIPE.toml, or --resume RUN to go on with a run")
+        raise UsageProblem(
+            "no recipe given", "name a RECIPE.toml or a recipe of `vctool train --list`, or --resume RUN to go on with a run"
+        )
     if run is not None and output is not None:
         raise UsageProblem("--resume and --output exclude each other", "a run goes on in its own folder")
+    from vctool.training.recipe import find_recipe
     from vctool.training.run import output_folder, resume, start, stored_recipe
 
+    recipe = None if recipe is None else find_recipe(recipe)
     named = recipe if recipe is not None else stored_recipe(run or Path())
     settings = _settings(named, output, **changes)
     if dry_run:
@@ -68,7 +88,9 @@ def train(recipe: Path | None, run: Path | None, output: Path | None, dry_run: b
 
     display = Display(quiet=quiet)
     summary = start(settings, display=display) if run is None else resume(run, settings, display=display)
-    if settings.model.similarity == "mean":
+    if not summary.get("trained", True):
+        pass  # the model to use is the one that was there, with its graphs
+    elif settings.model.similarity == "mean":
         _export(Path(summary["model"]), display)
     else:
         display.say(f'no graphs are written: similarity = "{settings.model.similarity}" is scored by PyTorch alone')
@@ -91,17 +113,35 @@ def _export(model: Path, display: Display) -> None:
         )
 
 
-def _settings(recipe: Path, output: Path | None, overrides: tuple[str, ...], seed: int | None) -> Recipe:
+def _settings(
+    recipe: Path, output: Path | None, overrides: tuple[str, ...], seed: int | None, data: Path | None, init: Path | None
+) -> Recipe:
     from dataclasses import replace
 
-    from vctool.training.recipe import load_recipe
+    from vctool.training.recipe import data_overrides, load_recipe, quoted
 
-    settings = load_recipe(recipe, overrides)
+    named = [] if data is None else data_overrides(data)
+    settings = load_recipe(recipe, [*named, *([] if init is None else [f"init.model={quoted(init)}"]), *overrides])
     if seed is not None:
         settings = replace(settings, run=replace(settings.run, seed=seed))
     if output is not None:
         settings = replace(settings, run=replace(settings.run, output=output.resolve()))
     return settings
+
+
+def _list(as_json: bool) -> None:
+    recipes = Path(__file__).parents[1] / "training" / "recipes"  # read without torch, which the recipe module wants
+    rows = [
+        {"name": path.stem, "what": path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")}
+        for path in sorted(recipes.glob("*.toml"))
+    ]
+    if as_json:
+        print_json({"schema": 1, "recipes": rows})
+        return
+    table = plain_table("name", "what it trains")
+    for row in rows:
+        table.add_row(row["name"], row["what"])
+    stdout().print(table)
 
 
 def _plan_lines(plan: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vctool.config import PreprocessConfig
+from vctool.models.adapter import Adapters
 
 
 class Backbone(nn.Module, ABC):
@@ -16,7 +17,8 @@ class Backbone(nn.Module, ABC):
 
     Encoding a frame has two steps, so that a frozen first step can be computed once and cached:
     `frame_map` (the part that may be frozen) and `frame_head` (what is trained on top; may be the identity).
-    The same for text: `text_states` and `text_head`.
+    The same for text: `text_states` and `text_head`. `frame_features`, `text_features` and `pooled_features` are what the rest of
+    the model reads: the heads, and where there are adapters their correction.
     """
 
     embed_dim: int
@@ -24,6 +26,35 @@ class Backbone(nn.Module, ABC):
     context_length: int
     pad_states: bool = True
     """Whether `text_head` reads the states at pad positions (if not, they need not be computed)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not a class attribute: it would hide the module that `adapt` registers.
+        self.adapters: Adapters | None = None
+
+    def adapt(self, rank: int) -> None:
+        """Put adapters of this rank (0: none) behind both heads. They change nothing until they are trained."""
+        self.adapters = Adapters(self.embed_dim, rank) if rank else None
+
+    def frame_features(self, frame_map: Tensor) -> Tensor:
+        """`frame_head` with its correction: un-normalised frame features [N, D]."""
+        feature_ND = self.frame_head(frame_map)
+        return feature_ND if self.adapters is None else self.adapters.frame(feature_ND)
+
+    def text_features(self, state_BLW: Tensor, input_ids_BL: Tensor, attention_mask_BL: Tensor) -> Tensor:
+        """`text_head` with its correction: un-normalised text token features [B, L, D]."""
+        token_BLD = self.text_head(state_BLW, input_ids_BL, attention_mask_BL)
+        return token_BLD if self.adapters is None else self.adapters.text(token_BLD)
+
+    def pooled_features(self, state_BLW: Tensor, input_ids_BL: Tensor, attention_mask_BL: Tensor) -> Tensor:
+        """`text_pooled` with its correction: the un-normalised pooled text vector [B, D]."""
+        pooled_BD = self.text_pooled(state_BLW, input_ids_BL, attention_mask_BL)
+        return pooled_BD if self.adapters is None else self.adapters.text(pooled_BD)
+
+    def pretrained_parameters(self) -> list[nn.Parameter]:
+        """All parameters but those of the adapters."""
+        own = set() if self.adapters is None else {id(p) for p in self.adapters.parameters()}
+        return [p for p in self.parameters() if id(p) not in own]
 
     @abstractmethod
     def frame_map(self, frame_NHWC: Tensor) -> Tensor:
@@ -58,7 +89,7 @@ class Backbone(nn.Module, ABC):
 
     def forward(self, frame_NHWC: Tensor) -> Tensor:
         """Frames straight to frame features [N, D]."""
-        return self.frame_head(self.frame_map(frame_NHWC))
+        return self.frame_features(self.frame_map(frame_NHWC))
 
 
 def normalize_pixels(frame_NHWC: Tensor, config: PreprocessConfig) -> Tensor:

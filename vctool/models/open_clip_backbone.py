@@ -16,6 +16,9 @@ from vctool.models.open_clip_checkpoint import load_weights, quiet_logging, read
 
 _BIG_VISION = (".npz", ".npy")  # Google's own files, which open_clip reads
 
+OWN_ARCHITECTURES = Path(__file__).parent / "architectures"
+"""Configurations in open_clip's format that open_clip does not carry: towers small enough to train from nothing on a CPU."""
+
 
 class OpenClipBackbone(Backbone):
     """An open_clip architecture, with random weights or those of a local checkpoint file.
@@ -32,6 +35,8 @@ class OpenClipBackbone(Backbone):
             import open_clip
         except ImportError:
             raise MissingExtraError("open_clip_torch", "train") from None
+        if architecture not in open_clip.list_models():
+            open_clip.add_model_config(OWN_ARCHITECTURES)
         if architecture not in open_clip.list_models():
             import difflib
 

@@ -60,6 +60,7 @@ class VideoColBERT(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = backbone
+        backbone.adapt(config.backbone.adapter_rank)
         self.temporal = build_temporal_encoder(backbone.embed_dim, config.temporal)
         plain = config.similarity == "mean"
         self.similarities = None if plain else Similarities(config.similarity, config.interaction, backbone.embed_dim)
@@ -71,9 +72,9 @@ class VideoColBERT(nn.Module):
     def query_from_states(self, state_BLW: Tensor, input_ids_BL: Tensor, attention_mask_BL: Tensor) -> QueryTokens:
         """The same from cached text states (frozen text tower)."""
         if self.config.query.policy == "pooled":
-            pooled_BD = self.backbone.text_pooled(state_BLW, input_ids_BL, attention_mask_BL)
+            pooled_BD = self.backbone.pooled_features(state_BLW, input_ids_BL, attention_mask_BL)
             return QueryTokens(F.normalize(pooled_BD, dim=-1)[:, None], torch.ones_like(attention_mask_BL[:, :1], dtype=torch.bool))
-        token_BLD = self.backbone.text_head(state_BLW, input_ids_BL, attention_mask_BL)
+        token_BLD = self.backbone.text_features(state_BLW, input_ids_BL, attention_mask_BL)
         return QueryTokens(F.normalize(token_BLD, dim=-1), counted_tokens(self.config.query, attention_mask_BL))
 
     def encode_features(self, feature_CFD: Tensor, frame_mask_CF: Tensor) -> VideoTokens:
@@ -84,7 +85,7 @@ class VideoColBERT(nn.Module):
     def encode_maps(self, map_CF: Tensor, frame_mask_CF: Tensor) -> VideoTokens:
         """Cached frame maps [C, F, ...] (frozen image tower) to both token sets."""
         clips, frames = frame_mask_CF.shape
-        feature = self.backbone.frame_head(map_CF.reshape(clips * frames, *map_CF.shape[2:]))
+        feature = self.backbone.frame_features(map_CF.reshape(clips * frames, *map_CF.shape[2:]))
         return self.encode_features(feature.reshape(clips, frames, -1), frame_mask_CF)
 
     def encode_video(self, frame_CFHWC: Tensor, frame_mask_CF: Tensor) -> VideoTokens:

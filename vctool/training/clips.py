@@ -41,6 +41,10 @@ class ClipSet:
     def __len__(self) -> int:
         return len(self.clips)
 
+    def only(self, rows: Sequence[int]) -> ClipSet:
+        """The set of the clips at these positions, in their order."""
+        return ClipSet(self.path, tuple(self.clips[i] for i in rows), self.texts, self.sha256, self.silent)
+
     def without(self, rows: set[int]) -> ClipSet:
         """The set without the clips at these positions (those that could not be read)."""
         kept = tuple(c for i, c in enumerate(self.clips) if i not in rows)

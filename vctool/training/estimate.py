@@ -10,8 +10,9 @@ from vctool.models.video_colbert import count_parameters
 from vctool.training.features import clip_keys, frame_cache, towers_frozen
 from vctool.training.optimizer import build_optimizer, trained_parameters
 from vctool.training.precision import choose_precision
-from vctool.training.prepare import make_model, make_plan, read_splits
+from vctool.training.prepare import make_model, make_plan
 from vctool.training.recipe import Recipe
+from vctool.training.splits import read_splits
 from vctool.training.validation import choose_queries, parse_best
 
 

@@ -127,6 +127,7 @@ def tower_fingerprint(backbone: Backbone) -> str:
     """sha256 of the pretrained weights behind frame maps: the packaged towers', or the whole backbone's."""
     frozen = {id(p) for p in backbone.frozen_parameters()}
     state = {n: p for n, p in backbone.named_parameters() if id(p) in frozen} or dict(backbone.state_dict())
+    state = {n: p for n, p in state.items() if not n.startswith("adapters.")}  # they come after what is cached
     digest = hashlib.sha256(type(backbone).__name__.encode())
     for name in sorted(state):
         digest.update(name.encode())

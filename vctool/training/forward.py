@@ -15,7 +15,7 @@ def encode_frames(model: VideoColBERT, frames: Tensor, frame_mask_CF: Tensor, *,
     clips, count = frame_mask_CF.shape
     flat = frames.to(precision.device, non_blocking=True).flatten(0, 1)
     with precision.autocast():
-        feature = model.backbone.frame_head(model.backbone.frame_map(flat) if pixels else flat.float())
+        feature = model.backbone.frame_features(model.backbone.frame_map(flat) if pixels else flat.float())
     return feature.float().reshape(clips, count, -1)
 
 

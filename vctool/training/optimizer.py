@@ -20,7 +20,7 @@ def freeze_pretrained(model: VideoColBERT, freeze_backbone: bool) -> None:
     Where the towers are packaged, the rest of the backbone is new and trains whatever `freeze_backbone` says.
     """
     packaged = model.backbone.frozen_parameters()
-    for parameter in packaged or (model.backbone.parameters() if freeze_backbone else []):
+    for parameter in packaged or (model.backbone.pretrained_parameters() if freeze_backbone else []):
         parameter.requires_grad_(False)
 
 
@@ -29,7 +29,7 @@ def build_optimizer(model: VideoColBERT, loss: RetrievalLoss, optim: OptimConfig
 
     Vectors and scalars (biases, norms, log-scale, bias) do not decay. Raises UsageProblem where nothing would train.
     """
-    pretrained = [] if model.backbone.frozen_parameters() else [p for p in model.backbone.parameters() if p.requires_grad]
+    pretrained = [] if model.backbone.frozen_parameters() else [p for p in model.backbone.pretrained_parameters() if p.requires_grad]
     known = {id(p) for p in pretrained}
     new = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     if not pretrained and not new:

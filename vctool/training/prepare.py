@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from vctool.models.video_colbert import VideoColBERT
 from vctool.preprocessing.tokenizer import Tokenizer
 from vctool.training.batches import BatchPlan
 from vctool.training.checkpoint import seed_everything
-from vctool.training.clips import ClipSet, read_clips, refuse_overlap
+from vctool.training.clips import ClipSet, read_clips
 from vctool.training.display import Display, Update
 from vctool.training.features import FrameData, Report, decode_pool, frame_cache, prepare_frames, towers_frozen
 from vctool.training.optimizer import freeze_pretrained
 from vctool.training.precision import Precision, choose_precision
 from vctool.training.recipe import Recipe
+from vctool.training.splits import read_splits
 from vctool.training.stop import StopRequest
 from vctool.training.texts import TextData, prepare_texts
 from vctool.training.validation import Queries, choose_queries, parse_best
@@ -61,22 +63,11 @@ class Prepared:
         return self.recipe.optim.steps or self.recipe.optim.epochs * self.epoch_steps
 
 
-def read_splits(recipe: Recipe) -> tuple[ClipSet, ClipSet]:
-    """Training and validation clips; refuses splits that overlap."""
-    train = read_clips(recipe.data.train, recipe.data.limit)
-    validation = read_clips(recipe.data.validation, recipe.data.validation_limit)
-    refuse_overlap(train, validation, recipe.data.test)
-    return train, validation
-
-
 def make_model(recipe: Recipe, device: torch.device) -> tuple[VideoColBERT, RetrievalLoss]:
     """The model with fresh or given weights, what is frozen frozen, on its device; seeded."""
     seed_everything(recipe.run.seed)
     if recipe.init.model is not None:
-        model = load_model(recipe.init.model)
-        if replace(model.config, versions={}, name="") != replace(recipe.model, versions={}, name=""):
-            raise UsageProblem(f"[model] is not the model in {recipe.init.model}", f"copy the values of its config.json: {model.config}")
-        model = _renamed(model, recipe)
+        model = _adapted(load_model(recipe.init.model), recipe)
     else:
         model = build_model(recipe.model, checkpoint=recipe.init.checkpoint)
     tokenizer = recipe.init.tokenizer or (recipe.init.model / "tokenizer.json" if recipe.init.model is not None else None)
@@ -88,49 +79,79 @@ def make_model(recipe: Recipe, device: torch.device) -> tuple[VideoColBERT, Retr
     return model.to(device).train(), loss.to(device)
 
 
-def prepare(recipe: Recipe, folder: Path, display: Display, stop: StopRequest) -> Prepared:
-    """Build the model and bring the clips of both splits into the cache. Raises Interrupted when asked to stop."""
-    precision = choose_precision(recipe.optim.precision)
-    if recipe.run.threads:
-        torch.set_num_threads(recipe.run.threads)
-    train_set, validation_set = read_splits(recipe)
-    model, loss = make_model(recipe, precision.device)
-    best = parse_best(recipe.run.best, recipe.model.interaction, bool(len(choose_queries(validation_set, 1).pair_P)))
-    frozen = towers_frozen(model.backbone, recipe.optim.freeze_backbone)
-    cache = recipe.data.cache or folder / "cache"
-    tokenizer = _tokenizer(model, folder / "model")
+class Bench:
+    """The model of a recipe, with the cache and the tokenizer that make clips and captions ready for it."""
 
-    def reporting(update: Update) -> Report:
+    def __init__(self, recipe: Recipe, folder: Path, display: Display, stop: StopRequest) -> None:
+        self.recipe, self.display, self.stop = recipe, display, stop
+        self.precision = choose_precision(recipe.optim.precision)
+        if recipe.run.threads:
+            torch.set_num_threads(recipe.run.threads)
+        self.model, self.loss = make_model(recipe, self.precision.device)
+        self.frozen = towers_frozen(self.model.backbone, recipe.optim.freeze_backbone)
+        self.cache = recipe.data.cache or folder / "cache"
+        self.tokenizer = _tokenizer(self.model, folder / "model")
+        self.store = frame_cache(self.model, self.cache, frozen=self.frozen, precision=self.precision, decoder=recipe.data.decoder)
+
+    def frames(self, name: str, clips: ClipSet) -> tuple[ClipSet, FrameData]:
+        """The clips that can be read, and their frames. Raises InputError where none can, or `data.strict` wants all."""
+        inputs, data = [clip.input for clip in clips.clips], self.recipe.data
+        with (
+            decode_pool(self.model, data.workers, data.decoder) as decode,
+            self.display.bar(f"{name} clips", len(inputs), "clips") as update,
+        ):
+            frames = prepare_frames(
+                self.model, self.store, inputs, decode, frozen=self.frozen, precision=self.precision, report=self._reporting(update)
+            )
+        return _usable(clips, frames, data.strict, self.display), frames
+
+    def texts(self, name: str, wanted: Sequence[str]) -> TextData:
+        """Captions, tokenized, and what a frozen tower makes of them; says how many are cut."""
+        with self.display.bar(f"{name} captions", len(wanted), "captions") as update:
+            data = prepare_texts(
+                self.model,
+                self.tokenizer,
+                wanted,
+                self.cache,
+                frozen=self.frozen,
+                precision=self.precision,
+                report=self._reporting(update),
+            )
+        if data.truncated:
+            self.display.say(
+                f"{data.truncated} of {len(wanted)} {name} captions are longer than {self.recipe.model.query.max_length} tokens and are cut"
+            )
+        return data
+
+    def prepared(self, train: Split, validation: Split, queries: Queries) -> Prepared:
+        """What a Trainer wants, of splits that are ready."""
+        recipe = self.recipe
+        best = parse_best(recipe.run.best, recipe.model.interaction, bool(len(queries.pair_P)))
+        plan = make_plan(recipe, train.clips)
+        return Prepared(recipe, self.model, self.loss, self.precision, train, plan, validation, queries, best)
+
+    def _reporting(self, update: Update) -> Report:
         def report(done: int, _: int) -> None:
             update(done)
-            if stop.asked:
+            if self.stop.asked:
                 raise Interrupted("stopped while preparing features; those that are done are kept", "run the same command again to go on")
 
         return report
 
-    store = frame_cache(model, cache, frozen=frozen, precision=precision, decoder=recipe.data.decoder)
-    splits = []
-    with decode_pool(model, recipe.data.workers, recipe.data.decoder) as decode:
-        for name, clips in (("train", train_set), ("validation", validation_set)):
-            inputs = [clip.input for clip in clips.clips]
-            with display.bar(f"{name} clips", len(inputs), "clips") as update:
-                frames = prepare_frames(model, store, inputs, decode, frozen=frozen, precision=precision, report=reporting(update))
-            splits.append((_usable(clips, frames, recipe.data.strict, display), frames))
-    queries = choose_queries(splits[1][0], recipe.data.validation_captions)
-    texts = []
-    for name, wanted in (("train", splits[0][0].texts), ("validation", queries.texts)):
-        with display.bar(f"{name} captions", len(wanted), "captions") as update:
-            data = prepare_texts(model, tokenizer, wanted, cache, frozen=frozen, precision=precision, report=reporting(update))
-        if data.truncated:
-            display.say(
-                f"{data.truncated} of {len(wanted)} {name} captions are longer than {recipe.model.query.max_length} tokens and are cut"
-            )
-        texts.append(data)
-    train, validation = (Split(clips, frames, text) for (clips, frames), text in zip(splits, texts, strict=True))
-    plan = make_plan(recipe, train.clips)
+
+def prepare(recipe: Recipe, folder: Path, display: Display, stop: StopRequest) -> Prepared:
+    """Build the model and bring the clips of both splits into the cache. Raises Interrupted when asked to stop."""
+    train_set, validation_set = read_splits(recipe)
+    bench = Bench(recipe, folder, display, stop)
+    parse_best(recipe.run.best, recipe.model.interaction, bool(len(choose_queries(validation_set, 1).pair_P)))  # refuse before the work
+    train_set, train_frames = bench.frames("train", train_set)
+    validation_set, validation_frames = bench.frames("validation", validation_set)
+    queries = choose_queries(validation_set, recipe.data.validation_captions)
+    train = Split(train_set, train_frames, bench.texts("train", train_set.texts))
+    validation = Split(validation_set, validation_frames, bench.texts("validation", queries.texts))
     if recipe.init.model is None:
-        _standardise(model, train.frames, recipe.run.seed)
-    return Prepared(recipe, model, loss, precision, train, plan, validation, queries, best)
+        _standardise(bench.model, train.frames, recipe.run.seed)
+    return bench.prepared(train, validation, queries)
 
 
 def prepare_held_out(
@@ -174,8 +195,17 @@ def _loss_config(recipe: Recipe, model: VideoColBERT) -> LossConfig:
     return replace(recipe.loss, log_scale=start[0], bias=start[1])
 
 
-def _renamed(model: VideoColBERT, recipe: Recipe) -> VideoColBERT:
-    model.config = recipe.model
+def _adapted(model: VideoColBERT, recipe: Recipe) -> VideoColBERT:
+    """The model in `init.model` under the recipe's name; it may get adapters, everything else has to be what it is."""
+    wanted = recipe.model
+    rank = wanted.backbone.adapter_rank
+    if rank and not model.config.backbone.adapter_rank:
+        model.backbone.adapt(rank)
+        model.config = replace(model.config, backbone=replace(model.config.backbone, adapter_rank=rank))
+    if replace(model.config, versions={}, name="") != replace(wanted, versions={}, name=""):
+        hint = "leave [model] out, but for name and backbone.adapter_rank: the rest is taken from its config.json"
+        raise UsageProblem(f"[model] is not the model in {recipe.init.model}", hint)
+    model.config = wanted
     return model
 
 

@@ -11,6 +11,8 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -27,7 +29,8 @@ from vctool.training.toml_writer import to_toml
 
 @dataclass(frozen=True)
 class InitConfig:
-    """checkpoint: open_clip weights for the backbone, a local file. model: a model directory to go on from.
+    """checkpoint: open_clip weights for the backbone, a local file. model: a model directory to go on from; what [model] leaves
+    out is taken from it.
 
     tokenizer: the `tokenizer.json` of an architecture whose vocabulary open_clip does not carry (SigLIP); not needed with
     `model`, which has its own.
@@ -45,6 +48,11 @@ class InitConfig:
 class DataConfig:
     """train, validation: JSONL manifests. test: named only so that it can be kept out of the two others.
 
+    In place of `validation`: hold_out, so many clips of `train` (a share of them, below 1), chosen by the hash of their names, are
+    kept out and choose the weights; or folds, every clip is held out once, by a model trained on the others, `repeats` times over,
+    to find out whether training helps at all (`vctool.training.own_clips`; wants `init.model` and few clips).
+    select_on_test: choose the weights by the test clips, as most published code does; the result says so and is no test result.
+
     cache: where frame maps and text states of frozen towers are kept (default: in the run's folder); it can be deleted.
     limit, validation_limit: use the first so many clips. workers: decode processes; 0 decodes in this process.
     reverse: a clip with `reversed_captions` enters its batch twice, forwards and backwards.
@@ -53,8 +61,12 @@ class DataConfig:
     """
 
     train: Path
-    validation: Path
+    validation: Path | None = None
     test: Path | None = None
+    hold_out: float = 0
+    folds: int = 0
+    repeats: int = 3
+    select_on_test: bool = False
     cache: Path | None = None
     workers: int = 2
     decoder: Literal["pyav", "decord"] = "pyav"
@@ -149,6 +161,14 @@ FREE_KEYS = frozenset(
         "run.tensorboard",
     )
 )
+# Keys that came later: at these values a recipe means what it meant before there were any, and a run keeps its name.
+LATER_KEYS: dict[str, Any] = {
+    "model.backbone.adapter_rank": 0,
+    "data.hold_out": 0,
+    "data.folds": 0,
+    "data.repeats": 3,
+    "data.select_on_test": False,
+}
 _PATHS = (
     ("init", "checkpoint"),
     ("init", "model"),
@@ -161,11 +181,31 @@ _PATHS = (
 )
 
 
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with vctool, by name."""
+    return {path.stem: path for path in sorted(RECIPES.glob("*.toml"))}
+
+
+def find_recipe(path: Path) -> Path:
+    """`path`, or the shipped recipe of this name. Raises InputError naming the nearest."""
+    known = shipped_recipes()
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    if str(path) not in known:
+        near = difflib.get_close_matches(str(path), known, n=3, cutoff=0.5)
+        raise InputError(f"{path}: no such recipe", f"a file, or one of: {', '.join(near or known)}")
+    return known[str(path)]
+
+
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; `overrides` are `table.key=value` with the value as TOML has it (a bare word is a text).
 
-    Paths in the file are relative to its folder, paths in overrides to the current one. Raises UsageProblem for an unknown
-    key (naming the nearest), a value of the wrong type or out of range; InputError where the file cannot be read.
+    Paths in the file are relative to its folder (in a shipped recipe, to the current one), paths in overrides to the current one.
+    Raises UsageProblem for an unknown key (naming the nearest), a value of the wrong type or out of range; InputError where the
+    file cannot be read.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -175,22 +215,65 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise InputError(f"{path} cannot be read: {problem}") from None
     except tomllib.TOMLDecodeError as problem:
         raise UsageProblem(f"{path} is not TOML: {problem}") from None
-    _resolve(values, path.resolve().parent)
+    _resolve(values, Path.cwd() if path.resolve().parent == RECIPES.resolve() else path.resolve().parent)
     for text in overrides:
         _override(values, text)
     _resolve(values, Path.cwd())
     return recipe_from(values, str(path))
 
 
+def quoted(path: Path) -> str:
+    """A path as a TOML text."""
+    return json.dumps(str(path), ensure_ascii=False)
+
+
+def data_overrides(path: Path) -> list[str]:
+    """Overrides that name the clips: a manifest to train on, or a folder of `train.jsonl`, `validation.jsonl`, `test.jsonl`.
+
+    Raises InputError for a folder without `train.jsonl`.
+    """
+    if not path.is_dir():
+        return [f"data.train={quoted(path)}"]
+    if not (path / "train.jsonl").is_file():
+        raise InputError(f"{path} has no train.jsonl", "name a manifest, or a folder with train.jsonl (`vctool data manifest` writes one)")
+    names = [name for name in ("train", "validation", "test") if (path / f"{name}.jsonl").is_file()]
+    chosen = ["data.hold_out=0", "data.folds=0"] if "validation" in names else []
+    return [*(f"data.{name}={quoted(path / f'{name}.jsonl')}" for name in names), *chosen]
+
+
 def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from its tables; `where` names the source in errors. Raises UsageProblem."""
     data = values.get("data")
-    for key in ("train", "validation"):
-        if not isinstance(data, Mapping) or key not in data:
-            raise UsageProblem(f"{where}: data.{key} is missing", "name a JSONL manifest of clips with captions")
-    recipe = from_dict(Recipe, values, where, UsageProblem)
+    for key, others in (("train", ()), ("validation", ("hold_out", "folds", "select_on_test"))):
+        if not isinstance(data, Mapping) or not any(data.get(name) for name in (key, *others)):
+            hint = "name a JSONL manifest of clips with captions"
+            raise UsageProblem(f"{where}: data.{key} is missing", f"{hint}, or set data.hold_out = 0.1" if others else hint)
+    recipe = from_dict(Recipe, _inherited(values), where, UsageProblem)
     _check(recipe, where)
     return recipe
+
+
+def _inherited(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tables, with what [model] leaves out taken from the model directory that training goes on from."""
+    init = values.get("init")
+    source = init.get("model") if isinstance(init, Mapping) else None
+    if not isinstance(source, (str, Path)) or not isinstance(values.get("model", {}), Mapping):
+        return values
+    try:
+        known = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return values  # what is wrong with it is told when it is loaded
+    known.pop("versions", None)
+    return {**values, "model": _over(known, values.get("model", {}))}
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two trees of tables as one; where both have a value, that of `above`."""
+    joined = {**below, **above}
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(below.get(key), Mapping):
+            joined[key] = _over(below[key], value)
+    return joined
 
 
 def recipe_dict(recipe: Recipe) -> dict[str, Any]:
@@ -210,6 +293,17 @@ def recipe_dict(recipe: Recipe) -> dict[str, Any]:
 def recipe_toml(recipe: Recipe) -> str:
     """The resolved recipe as TOML: what `load_recipe` reads back to an equal one."""
     return to_toml(recipe_dict(recipe))
+
+
+def without_later_keys(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A recipe's tables without the keys of LATER_KEYS that have their first value."""
+    kept: dict[str, Any] = {}
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            kept[key] = without_later_keys(value, f"{prefix}{key}.")
+        elif prefix + key not in LATER_KEYS or value != LATER_KEYS[prefix + key]:
+            kept[key] = value
+    return kept
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
@@ -275,6 +369,19 @@ def _check(recipe: Recipe, where: str) -> None:
         ),
         (data.workers >= 0 and data.validation_captions >= 0, "data.workers and data.validation_captions must be 0 or more"),
         (all(n is None or n >= 1 for n in (data.limit, data.validation_limit)), "data.limit and data.validation_limit must be 1 or more"),
+        (
+            data.hold_out >= 0 and data.folds != 1 and data.folds >= 0 and data.repeats >= 1,
+            "data.hold_out is a share or a number of clips; data.folds must be 2 or more (0: none), data.repeats 1 or more",
+        ),
+        (
+            sum([data.validation is not None, data.hold_out > 0, data.folds > 0, data.select_on_test]) == 1,
+            "one of data.validation, data.hold_out, data.folds and data.select_on_test says what chooses the weights",
+        ),
+        (not data.select_on_test or data.test is not None, "data.select_on_test wants data.test, the clips to choose by"),
+        (
+            not data.folds or recipe.init.model is not None,
+            "data.folds compares with the model that training starts from: name it as init.model",
+        ),
         (recipe.init.model is None or recipe.init.checkpoint is None, "init.model and init.checkpoint exclude each other"),
     ]
     for good, message in wrong:

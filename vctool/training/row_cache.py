@@ -7,6 +7,7 @@ Rows go through `write`, not through a mapping: a full disk is then an error and
 
 from __future__ import annotations
 
+import copy
 import errno
 import hashlib
 import json
@@ -172,6 +173,12 @@ class CachedRows:
 
     def __len__(self) -> int:
         return len(self._row_N)
+
+    def only(self, wanted_M: NDArray[np.int64]) -> CachedRows:
+        """These rows alone, in this order, over the same mapped files."""
+        chosen = copy.copy(self)
+        chosen._part_N, chosen._row_N, chosen.counts_N = self._part_N[wanted_M], self._row_N[wanted_M], self.counts_N[wanted_M]
+        return chosen
 
     def take(self, wanted_B: NDArray[np.int64]) -> NDArray[Any]:
         """A copy of rows `wanted_B`: [B, *shape]."""

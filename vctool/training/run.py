@@ -16,8 +16,9 @@ from vctool.training import checkpoint
 from vctool.training.display import Display, clock
 from vctool.training.log import RunLog
 from vctool.training.loop import RunFolder, Trainer
+from vctool.training.own_clips import train_own_clips
 from vctool.training.prepare import Prepared, prepare
-from vctool.training.recipe import FREE_KEYS, Recipe, differences, load_recipe, recipe_dict, recipe_toml
+from vctool.training.recipe import FREE_KEYS, Recipe, differences, load_recipe, recipe_dict, recipe_toml, without_later_keys
 from vctool.training.result import describe_split, hardware, portable, versions, write_result
 from vctool.training.stop import stop_requests
 
@@ -57,9 +58,13 @@ def resume(root: Path, recipe: Recipe | None = None, *, display: Display | None 
     """
     folder = RunFolder(root.resolve())
     wanted = recipe or load_recipe(stored_recipe(folder.root))
+    if wanted.data.folds:  # its folds are known by what they depend on
+        return _run(replace(wanted, run=replace(wanted.run, output=folder.root)), folder, None, display or Display())
     content = checkpoint.load_checkpoint(folder.checkpoints)
     wanted = replace(wanted, run=replace(wanted.run, output=folder.root))
-    changed = [d for d in differences(content["recipe"], recipe_dict(wanted)) if d[0] not in FREE_KEYS]
+    changed = [
+        d for d in differences(without_later_keys(content["recipe"]), without_later_keys(recipe_dict(wanted))) if d[0] not in FREE_KEYS
+    ]
     if changed:
         listed = "; ".join(f"{key}: {_said(old)} then, {_said(new)} now" for key, old, new in changed)
         raise UsageProblem(f"the recipe is not the one this run began with: {listed}", "resume with the old values, or start a new run")
@@ -72,6 +77,8 @@ def _run(recipe: Recipe, folder: RunFolder, content: dict[str, Any] | None, disp
             folder.checkpoints.mkdir(parents=True, exist_ok=True)
             if content is None:
                 (folder.root / RECIPE).write_text(recipe_toml(recipe), encoding="utf-8")
+        if recipe.data.folds:
+            return train_own_clips(recipe, folder, display, stop)
         prepared = prepare(recipe, folder.root, display, stop)
         if stop.asked:
             raise Interrupted("stopped before the first step; features are kept", "run the same command again to go on")
