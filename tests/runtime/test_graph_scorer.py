@@ -18,7 +18,7 @@ from vctool.runtime.graph_chunks import bytes_to_keep, chunks
 from vctool.runtime.graph_scorer import GraphScorer
 from vctool.runtime.machine import has_nvidia_device
 from vctool.runtime.sessions import import_onnxruntime
-from vctool.scoring import batch_scores
+from vctool.scoring import batch_scores, chosen_scores
 from vctool.store import ClipTokens, StoreWriter, open_store
 
 DIM = 24
@@ -94,19 +94,19 @@ def test_float32_tokens_and_each_branch(branch: Any) -> None:
     close(GraphScorer("cpu")(some_queries(), store, branch), batch_scores(some_queries(), store, branch))
 
 
-def test_packed_tokens_are_decoded() -> None:
-    plain = in_memory("ragged")
+@pytest.mark.parametrize("memory", [PLENTY, SCARCE])
+@pytest.mark.parametrize("dtype", ["int4", "compact"])
+def test_packed_stores_are_decoded(tmp_path: Path, dtype: str, memory: int) -> None:
+    store = stored(tmp_path / "s.npz", dtype, "ragged")
+    close(GraphScorer("cpu", memory=memory)(some_queries(), store, "fv"), batch_scores(some_queries(), store, "fv"), atol=1e-5)
 
-    class Packed(SimpleNamespace):
-        dim = DIM
 
-        def rows(self, side: str, clip: int) -> Any:
-            offsets = getattr(plain, f"{side}_offsets")
-            return getattr(plain, f"{side}_TD")[offsets[clip] : offsets[clip + 1]], None, None
-
-    packed = Packed(**vars(plain))
-    packed.frame_TD, packed.video_TD = (np.zeros((len(t), 3), np.uint8) for t in (plain.frame_TD, plain.video_TD))
-    close(GraphScorer("cpu", memory=SCARCE)(some_queries(), packed, "fv"), batch_scores(some_queries(), plain, "fv"))
+@pytest.mark.parametrize("dtype", ["float16", "int8", "int4", "compact"])
+def test_chosen_clips_score_as_in_the_whole_store(tmp_path: Path, dtype: str) -> None:
+    store, scorer = stored(tmp_path / "s.npz", dtype, "ragged"), GraphScorer("cpu")
+    clips = np.array([3, 8, 21, 34])
+    whole = scorer(some_queries(), store, "fv")
+    close(chosen_scores(some_queries(), store, "fv", clips, scorer), [values[:, clips] for values in whole], atol=1e-5)
 
 
 def test_shards_are_scored_one_after_another(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from vctool.errors import InputError, StoreError, UsageProblem
 from vctool.runtime import search as search_module
 from vctool.runtime.allowed import allowed_clips
+from vctool.runtime.graph_scorer import GraphScorer
 from vctool.runtime.search import search, search_all
 from vctool.runtime.two_stage import estimates, rerank
 from vctool.scoring import batch_scores, chosen_scores
@@ -80,6 +81,13 @@ def test_its_scores_are_the_exact_ones_to_the_bit(world: World, store: TokenStor
     exact = {hit.index: hit.score for hit in search(world.queries[0], store, k=CLIPS, exact=True).hits}
     for hit in search(world.queries[0], store, exact=False).hits:
         assert hit.score == exact[hit.index] and hit.score == pytest.approx(world.exact(world.queries[0])[hit.index], abs=0.01)
+
+
+def test_a_graph_reranks_as_the_kernel_does(world: World, store: TokenStore) -> None:
+    staged = search(world.queries[0], store, exact=False, scorer=GraphScorer("cpu"))
+    usual = search(world.queries[0], store, exact=False)
+    assert staged.mode == "two-stage" and [h.index for h in staged.hits] == [h.index for h in usual.hits]
+    assert [h.score for h in staged.hits] == pytest.approx([h.score for h in usual.hits], abs=0.005)
 
 
 @pytest.mark.parametrize("branch", ["f", "v"])

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vctool.errors import UsageProblem
+from vctool.precision import Packing, unrotated
 from vctool.scoring import TokenSource
 
 Side = Literal["frame", "video"]
@@ -89,7 +90,8 @@ def layout_of(shard: TokenSource, side: Side) -> Layout:
     """How the tokens of one side of a shard are given to a graph: as stored, or decoded to float32."""
     tokens_TD = getattr(shard, f"{side}_TD")
     graph = tokens_TD.dtype.name if tokens_TD.dtype.name in _GRAPHS else "float32"
-    width = tokens_TD.shape[1] if tokens_TD.dtype.name in _GRAPHS else int(cast(Any, shard).dim)
+    packing: Packing | None = getattr(shard, f"{side}_packing", None)
+    width = tokens_TD.shape[1] if packing is None else packing.dim
     return Layout(int(width), graph)
 
 
@@ -161,14 +163,7 @@ def _packed(shard: TokenSource, side: Side, graph: str, clip_C: Int64, start_C: 
             arrays["clip_scale"] = taken(scale_T)
         return Chunk(graph, arrays, clip_C, pieces, (*mask_CT.shape, source_TD.shape[1]))
     decoded_CTD = np.zeros((*mask_CT.shape, layout_of(shard, side).width), np.float32)
-    offsets = getattr(shard, f"{side}_offsets")
-    for row, (clip, start, length) in enumerate(zip(clip_C.tolist(), start_C.tolist(), length_C.tolist(), strict=True)):
-        within = start - int(offsets[clip])
-        decoded_CTD[row, :length] = cast(_Rows, shard).rows(side, clip)[0][within : within + length]
+    offsets, packing = getattr(shard, f"{side}_offsets"), getattr(shard, f"{side}_packing")
+    for row, (start, length) in enumerate(zip(start_C.tolist(), length_C.tolist(), strict=True)):
+        decoded_CTD[row, :length] = unrotated(packing.values(source_TD, scale_T, offsets, start, start + length))
     return Chunk(graph, {"clip_tokens": decoded_CTD, "clip_mask": mask_CT}, clip_C, pieces, decoded_CTD.shape)
-
-
-class _Rows(Protocol):
-    """A shard of packed tokens gives them decoded."""
-
-    def rows(self, branch: str, index: int) -> tuple[NDArray[Any], NDArray[np.float32], NDArray[np.float32] | None]: ...
