@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from tinymodel import COLOURS, make_video
@@ -19,10 +20,16 @@ from torch import Tensor, nn
 
 from vctool.config import BackboneConfig, ModelConfig, PreprocessConfig, QueryConfig, TemporalConfig, read_json
 from vctool.models.backbone import Backbone
-from vctool.models.losses import LossConfig
+from vctool.models.losses import LossConfig, RetrievalLoss
 from vctool.models.video_colbert import VideoColBERT
+from vctool.training.batches import Batch
 from vctool.training.display import Display
+from vctool.training.encoder import BatchInputs, RowInputs
+from vctool.training.gradients import GradientPass
+from vctool.training.precision import Precision
+from vctool.training.ranks import Ranks
 from vctool.training.recipe import DataConfig, OptimConfig, Recipe, RunConfig
+from vctool.training.texts import TextInput
 
 WIDTH, LENGTH, SIDE = 16, 10, 8
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "then", "turns", "video", *COLOURS]
@@ -132,7 +139,7 @@ def colour_pairs() -> list[tuple[str, str]]:
 
 
 def toy_recipe(train: Path, validation: Path, output: Path, **changes: Any) -> Recipe:
-    """A recipe for the toy; `changes` are `table__key=value`."""
+    """A recipe for the toy; `changes` are `table__key=value`. `model__tower="open"`: towers that are not frozen."""
     recipe = Recipe(
         data=DataConfig(train=train, validation=validation, workers=0, reverse=True, cache=output.parent / "cache"),
         model=toy_config(),
@@ -140,6 +147,8 @@ def toy_recipe(train: Path, validation: Path, output: Path, **changes: Any) -> R
         loss=LossConfig(log_scale=2.3, bias=-2.0),
         run=RunConfig(output=output, tensorboard=False, log_every=1, name="toy"),
     )
+    if "model__tower" in changes:
+        changes["model__backbone"] = BackboneConfig(kind="offline", name=changes.pop("model__tower"))
     for key, value in changes.items():
         table, name = key.split("__")
         recipe = dataclasses.replace(recipe, **{table: dataclasses.replace(getattr(recipe, table), **{name: value})})
@@ -147,3 +156,44 @@ def toy_recipe(train: Path, validation: Path, output: Path, **changes: Any) -> R
 
 
 QUIET = Display(quiet=True)
+
+
+def toy_batch(rows: int) -> tuple[Batch, RowInputs]:
+    """A batch of `rows` clips and captions made of numbers; some clips come twice, once backwards, and captions are shared."""
+    draw = torch.Generator().manual_seed(rows)
+    clips = max(1, rows * 2 // 3)
+    row_B = torch.arange(rows) % clips
+    mask_UF = torch.arange(4)[None] < 1 + torch.arange(clips)[:, None] % 4
+    words = torch.randint(4, len(WORDS), (rows, LENGTH), generator=draw)
+    length_B1 = 2 + torch.arange(rows)[:, None] % (LENGTH - 3)
+    text = TextInput(torch.randn(rows, LENGTH, 12, generator=draw), words, (torch.arange(LENGTH)[None] < length_B1).long())
+    frames = torch.randn(clips, 4, 6, generator=draw)
+    reversed_B = torch.arange(rows) >= clips
+    positive_BB = torch.eye(rows, dtype=torch.bool)
+    positive_BB[0, -1] = True
+    number_B = row_B.numpy().astype(np.int64)
+    batch = Batch(number_B, reversed_B.numpy(), np.arange(rows, dtype=np.int64), positive_BB.numpy())
+    return batch, RowInputs(frames, mask_UF, row_B, reversed_B, text)
+
+
+def rows_of(whole: RowInputs, rows: Tensor) -> RowInputs:
+    """Some rows of a toy batch, with the clips that they show."""
+    clip_U, row_B = whole.row_B[rows].unique(return_inverse=True)
+    text = TextInput(*(side[rows] for side in whole.text if side is not None))
+    return RowInputs(whole.frames[clip_U], whole.frame_mask_UF[clip_U], row_B, whole.reversed_B[rows], text)
+
+
+def batch_gradients(ranks: Ranks, rows: int, *, encode_rows: int = 0, kind: str = "dual_sigmoid", **model: Any) -> dict[str, Tensor]:
+    """Loss and gradients of one toy batch in float64, as the training loop takes them, by parameter name."""
+    torch.manual_seed(5)
+    toy = toy_model(toy_config(**model)).double()
+    loss = RetrievalLoss(LossConfig(kind=kind, log_scale=2.3, bias=-2.0, separate_scale=True, reversal_weight=0.5)).double()  # type: ignore[arg-type]
+    batch, whole = toy_batch(rows)
+    own = torch.arange(rows)[ranks.span(rows)]
+    shown = own if len(own) else torch.zeros(1, dtype=torch.int64)
+    parts = [rows_of(whole, part) for part in shown.split(encode_rows or len(shown))]
+    precision = Precision(torch.device("cpu"), "fp32", torch.float64)
+    passed = GradientPass(toy, loss, precision, ranks, pixels=False)
+    out = passed(BatchInputs(batch, ranks.counts(rows), len(own), parts), 0, 0, scale=lambda total: total, check=lambda value: None)
+    named = [*toy.named_parameters(), *((f"loss.{name}", p) for name, p in loss.named_parameters())]
+    return {"total": out.total} | {name: p.grad for name, p in named if p.grad is not None}

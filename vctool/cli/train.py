@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         "vctool train recipe.toml --dry-run",
         "vctool train recipe.toml --set optim.lr=1e-3 --set data.cache=/fast/cache -o runs/first",
         "vctool train --resume runs/first",
+        "torchrun --nproc-per-node=8 -m vctool train recipe.toml",
     ),
 )
 @click.argument("recipe", required=False, type=PATH, metavar="RECIPE")
@@ -52,6 +53,9 @@ def train(
 
     With `own-clips` every clip is held out in its turn first, and a model is written only if training measurably helps.
 
+    Under torchrun several processes share every batch (optim.batch is the whole of it); one that is started anew goes on from the
+    last checkpoint.
+
     Paths in the recipe are relative to its folder, those of --set to the current one. Ctrl-C saves and says how to go on.
     """
     if listing:
@@ -69,6 +73,7 @@ def train(
         )
     if run is not None and output is not None:
         raise UsageProblem("--resume and --output exclude each other", "a run goes on in its own folder")
+    from vctool.training.ranks import follows
     from vctool.training.recipe import find_recipe
     from vctool.training.run import output_folder, resume, start, stored_recipe
 
@@ -76,6 +81,8 @@ def train(
     named = recipe if recipe is not None else stored_recipe(run or Path())
     settings = _settings(named, output, **changes)
     if dry_run:
+        if follows():
+            return
         from vctool.training.estimate import estimate
 
         plan = estimate(settings, run or output_folder(settings))
@@ -88,6 +95,8 @@ def train(
 
     display = Display(quiet=quiet)
     summary = start(settings, display=display) if run is None else resume(run, settings, display=display)
+    if follows():  # the first process tells the result and writes the graphs
+        return
     if not summary.get("trained", True):
         pass  # the model to use is the one that was there, with its graphs
     elif settings.model.similarity == "mean":

@@ -11,30 +11,30 @@ from vctool.training.texts import TextInput
 
 
 def encode_frames(model: VideoColBERT, frames: Tensor, frame_mask_CF: Tensor, *, pixels: bool, precision: Precision) -> Tensor:
-    """Pixels uint8 [C, F, S, S, 3] or frame maps [C, F, ...] to un-normalised float32 frame features [C, F, D]."""
+    """Pixels uint8 [C, F, S, S, 3] or frame maps [C, F, ...] to un-normalised frame features [C, F, D] in the wide format."""
     clips, count = frame_mask_CF.shape
     flat = frames.to(precision.device, non_blocking=True).flatten(0, 1)
     with precision.autocast():
-        feature = model.backbone.frame_features(model.backbone.frame_map(flat) if pixels else flat.float())
-    return feature.float().reshape(clips, count, -1)
+        feature = model.backbone.frame_features(model.backbone.frame_map(flat) if pixels else flat.to(precision.wide))
+    return feature.to(precision.wide).reshape(clips, count, -1)
 
 
 def encode_clips(model: VideoColBERT, feature_CFD: Tensor, frame_mask_CF: Tensor, precision: Precision) -> VideoTokens:
-    """Frame features to both token sets, float32."""
+    """Frame features to both token sets, in the wide format."""
     with precision.autocast():
         tokens = model.encode_features(feature_CFD, frame_mask_CF.to(precision.device))
-    return VideoTokens(tokens.frame_CFD.float(), tokens.frame_mask_CF, tokens.video_CVD.float(), tokens.video_mask_CV)
+    return VideoTokens(tokens.frame_CFD.to(precision.wide), tokens.frame_mask_CF, tokens.video_CVD.to(precision.wide), tokens.video_mask_CV)
 
 
 def encode_texts(model: VideoColBERT, text: TextInput, precision: Precision) -> QueryTokens:
-    """Captions to query tokens, float32."""
+    """Captions to query tokens, in the wide format."""
     ids, mask = text.input_ids_BL.to(precision.device), text.attention_mask_BL.to(precision.device)
     with precision.autocast():
         if text.state_BLW is None:
             query = model.encode_query(ids, mask)
         else:
-            query = model.query_from_states(text.state_BLW.to(precision.device).float(), ids, mask)
-    return QueryTokens(query.query_BQD.float(), query.query_mask_BQ)
+            query = model.query_from_states(text.state_BLW.to(precision.device, precision.wide), ids, mask)
+    return QueryTokens(query.query_BQD.to(precision.wide), query.query_mask_BQ)
 
 
 def present(feature_UFD: Tensor, frame_mask_UF: Tensor, row_B: Tensor, reversed_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,19 @@ class RunLog:
         self.close()
 
 
+class NoLog(RunLog):
+    """Writes nothing: the log of a process that another one leads."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:
     """Numbers for JSON, which knows no NaN and no infinity: those become null."""
     return {k: v if v == v and abs(v) != float("inf") else None for k, v in values.items()}

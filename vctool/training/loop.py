@@ -8,40 +8,37 @@ import shlex
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from vctool.errors import Diverged, Interrupted, UsageProblem
-from vctool.models.interaction import BranchScores
 from vctool.training import checkpoint
+from vctool.training.average import Average
 from vctool.training.batches import Batch
+from vctool.training.blocks import compile_blocks, recompute_blocks
 from vctool.training.checkpoint import Progress
 from vctool.training.diagnosis import stalled
 from vctool.training.display import Display, Update
-from vctool.training.forward import encode_clips, encode_frames, encode_texts, present
+from vctool.training.encoder import BatchInputs, RowInputs
+from vctool.training.gradients import GradientPass
 from vctool.training.log import RunLog, finite
 from vctool.training.observe import StepNumbers, first_look, stall_reasons, step_values
 from vctool.training.optimizer import build_optimizer, rate_factor, set_rates, trained_parameters
 from vctool.training.prepare import Prepared
+from vctool.training.ranks import ALONE, Ranks
 from vctool.training.recipe import recipe_dict
 from vctool.training.stop import StopRequest
-from vctool.training.texts import TextInput
 from vctool.training.validation import validate
 
 
-class BatchInputs(NamedTuple):
-    """A batch with its arrays, on the CPU. The frames are those of its U different clips, forwards; `row_B` finds them."""
-
-    batch: Batch
-    frames: Tensor
-    frame_mask_UF: Tensor
-    row_B: Tensor
-    text: TextInput
+class _StoppedValidationError(Exception):
+    """A stop was asked for in the middle of a validation."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +63,23 @@ class RunFolder:
 class Trainer:
     """One sitting of a run: the state that changes, and what is done to it."""
 
-    def __init__(self, prepared: Prepared, folder: RunFolder, display: Display, log: RunLog, stop: StopRequest) -> None:
+    def __init__(
+        self, prepared: Prepared, folder: RunFolder, display: Display, log: RunLog, stop: StopRequest, ranks: Ranks = ALONE
+    ) -> None:
+        self.ranks = ranks
         self.it, self.folder, self.display, self.log, self.stop = prepared, folder, display, log, stop
         self.optim, self.run = prepared.recipe.optim, prepared.recipe.run
+        if self.optim.recompute:
+            recompute_blocks(prepared.model)
+        if self.optim.compile:
+            compile_blocks(prepared.model)
         self.optimizer = build_optimizer(prepared.model, prepared.loss, self.optim)
         self.scaler = torch.amp.GradScaler("cuda", enabled=prepared.precision.scaled)
         self.trained = trained_parameters(prepared.model)
+        self.average = Average(self.trained, self.optim.ema) if self.optim.ema else None
+        self.gradients = GradientPass(
+            prepared.model, prepared.loss, prepared.precision, self.ranks, pixels=prepared.train.frames.pixels, seed=self.run.seed
+        )
         self.progress = Progress()
         self.losses: deque[float] = deque(maxlen=2 * self.run.stall_steps)
         self.last = StepNumbers(math.nan, math.nan, math.nan, math.nan, math.nan)
@@ -92,14 +100,14 @@ class Trainer:
                     self._validate()
                 if progress.step >= total or self._patience_is_over():
                     return progress
-                if self.stop.asked:
+                if self.ranks.any(self.stop.asked):
                     self._leave()
                 set_rates(self.optimizer, rate_factor(progress.step, total, self.optim))
                 parts = []
                 for part in range(self.optim.accumulate):
                     inputs = coming.result()
                     coming = self._ask_for(pool, progress.step, part + 1)
-                    parts.append(self._backward(inputs))
+                    parts.append(self._backward(inputs, part))
                     self._rows += len(inputs.batch.clip_B)
                 self.last = self._apply(parts)
                 progress.step += 1
@@ -117,28 +125,37 @@ class Trainer:
         return pool.submit(self._read, epoch, within * self.optim.accumulate + part)
 
     def _read(self, epoch: int, number: int) -> BatchInputs:
-        batch, train = self.it.plan.batch(epoch, number), self.it.train
-        clip_U, row_B = np.unique(batch.clip_B, return_inverse=True)
+        batch = self.it.plan.batch(epoch, number)
+        rows = len(batch.clip_B)
+        own = np.arange(rows)[self.ranks.span(rows)]
+        shown = own if len(own) else np.zeros(1, np.int64)  # who has no row encodes one for nothing, and takes part in everything
+        step = self.optim.encode_rows or len(shown)
+        parts = [self._rows_of(batch, shown[start : start + step]) for start in range(0, len(shown), step)]
+        return BatchInputs(batch, self.ranks.counts(rows), len(own), parts)
+
+    def _rows_of(self, batch: Batch, rows: NDArray[np.int64]) -> RowInputs:
+        train = self.it.train
+        clip_U, row_B = np.unique(batch.clip_B[rows], return_inverse=True)
         frames, mask_UF = train.frames.take(clip_U)
-        return BatchInputs(batch, frames, mask_UF, torch.from_numpy(row_B), train.texts.take(batch.text_B))
+        reversed_B = torch.from_numpy(batch.reversed_B[rows])
+        return RowInputs(frames, mask_UF, torch.from_numpy(row_B), reversed_B, train.texts.take(batch.text_B[rows]))
 
-    def _scores(self, inputs: BatchInputs) -> BranchScores:
-        model, precision, train = self.it.model, self.it.precision, self.it.train
-        feature_UFD = encode_frames(model, inputs.frames, inputs.frame_mask_UF, pixels=train.frames.pixels, precision=precision)
-        feature_BFD, mask_BF = present(feature_UFD, inputs.frame_mask_UF, inputs.row_B, torch.from_numpy(inputs.batch.reversed_B))
-        return model.score(encode_texts(model, inputs.text, precision), encode_clips(model, feature_BFD, mask_BF, precision))
+    def _backward(self, inputs: BatchInputs, part: int) -> StepNumbers:
+        def check(value: float) -> None:
+            if not math.isfinite(value):
+                first = self.it.train.clips.clips[int(inputs.batch.clip_B[0])].input.id
+                raise self._broken(f"the loss became {value}", f", in the batch that begins with clip {first}")
 
-    def _backward(self, inputs: BatchInputs) -> StepNumbers:
-        device = self.it.precision.device
-        positive_BB = torch.from_numpy(inputs.batch.positive_BB).to(device)
-        reversal_B = torch.from_numpy(inputs.batch.reversal_B).to(device)
-        out = self.it.loss(self._scores(inputs), positive_BB, reversal_B)
-        value = float(out.total.detach())
-        if not math.isfinite(value):
-            first = self.it.train.clips.clips[int(inputs.batch.clip_B[0])].input.id
-            raise self._broken(f"the loss became {value}", f", in the batch that begins with clip {first}")
-        self.scaler.scale(out.total / self.optim.accumulate).backward()
-        return StepNumbers(value, float(out.frame), float(out.video), float(out.reversal), math.nan)
+        accumulate, step = self.optim.accumulate, self.progress.step
+        out = self.gradients(
+            inputs,
+            step,
+            part,
+            scale=lambda total: self.scaler.scale(total / accumulate),
+            check=check,
+            last=part == accumulate - 1,
+        )
+        return StepNumbers(float(out.total), float(out.frame), float(out.video), float(out.reversal), math.nan)
 
     def _apply(self, parts: list[StepNumbers]) -> StepNumbers:
         self.scaler.unscale_(self.optimizer)
@@ -147,16 +164,19 @@ class Trainer:
             raise self._broken(f"the gradient's norm became {norm}", "")
         self.scaler.step(self.optimizer)  # with fp16 a step whose gradients overflowed is passed over
         self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.progress.step)
         self.optimizer.zero_grad(set_to_none=True)
         mean = [float(np.mean(column)) for column in zip(*parts, strict=True)]
         return StepNumbers(mean[0], mean[1], mean[2], mean[3], norm)
 
-    def _broken(self, what: str, where: str) -> Diverged:
+    def _broken(self, what: str, where: str) -> BaseException:
         epoch, within = divmod(self.progress.step, self.it.epoch_steps)
         place = f"at step {self.progress.step + 1} (epoch {epoch + 1}, step {within + 1} of {self.it.epoch_steps}){where}"
         kept = checkpoint.checkpoints(self.folder.checkpoints)
         last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-        return Diverged(f"{what} {place}; {last}", "start again with a lower optim.lr, optim.clip_norm or loss.log_scale")
+        problem = Diverged(f"{what} {place}; {last}", "start again with a lower optim.lr, optim.clip_norm or loss.log_scale")
+        return self.ranks.for_all(problem)
 
     # -- validation and checkpoints ---------------------------------------------------------------------------------
 
@@ -164,30 +184,45 @@ class Trainer:
         return step == self.it.total_steps or step % (self.run.validate_every or self.it.epoch_steps) == 0
 
     def _validate(self) -> None:
-        it, progress, began = self.it, self.progress, time.monotonic()
+        it, began = self.it, time.monotonic()
 
         def pause() -> None:
-            if self.stop.asked:
-                self._leave()
+            # Several processes are not at the same place of a validation: they finish it first.
+            if self.stop.asked and self.ranks.world == 1:
+                raise _StoppedValidationError
 
-        metrics = validate(it.model, it.validation.frames, it.validation.texts, it.queries, it.precision, pause=pause)
+        try:
+            with self.average.in_place() if self.average is not None else nullcontext():
+                metrics = validate(
+                    it.model, it.validation.frames, it.validation.texts, it.queries, it.precision, pause=pause, ranks=self.ranks
+                )
+                best = self._kept_weights(metrics)
+        except _StoppedValidationError:
+            self._leave()  # not before the weights are the live ones again
+        progress, epoch = self.progress, self.progress.step / it.epoch_steps
         value, shown = sum(metrics[name] for name in it.best), finite(metrics)
-        better = progress.best is None or value > progress.best["value"]
-        epoch = progress.step / it.epoch_steps
         progress.validation_due = False
-        progress.waited = 0 if better else progress.waited + 1
+        progress.waited = 0 if best is not None else progress.waited + 1
         progress.history.append({"step": progress.step, "epoch": round(epoch, 3), "value": value, "metrics": shown})
-        if better:
+        if best is not None:
             progress.best = {"step": progress.step, "value": value, "metrics": shown}
-            state = {"model": checkpoint.tensors_of(it.model.trainable_state()), "loss": checkpoint.tensors_of(it.loss.state_dict())}
-            checkpoint.write_tensors(self.folder.best, {"schema": checkpoint.SCHEMA, "step": progress.step, **state})
+            kept = {"schema": checkpoint.SCHEMA, "step": progress.step, **best}
+            self.ranks.lead(lambda: checkpoint.write_tensors(self.folder.best, kept))
         self.save()
         seconds = time.monotonic() - began
-        self.log.write("validation", progress.step, {**shown, "value": value, "best": better, "seconds": seconds})
+        self.log.write("validation", progress.step, {**shown, "value": value, "best": best is not None, "seconds": seconds})
         names = dict.fromkeys([*it.best, *(n for n in metrics if n.endswith(("/R@1", "/reversal_accuracy")))])
         words = ", ".join(f"{name} {metrics[name]:.1f}" for name in names)
-        self.display.say(f"step {progress.step}, epoch {epoch:.2f}: {words}{' (best)' if better else ''}")
+        self.display.say(f"step {progress.step}, epoch {epoch:.2f}: {words}{' (best)' if best is not None else ''}")
         self._rows, self._rows_since = 0, time.monotonic()
+
+    def _kept_weights(self, metrics: dict[str, float]) -> dict[str, Any] | None:
+        """Copies of the weights that were just measured, if they are the best so far."""
+        value = sum(metrics[name] for name in self.it.best)
+        if self.progress.best is not None and value <= self.progress.best["value"]:
+            return None
+        model, loss = self.it.model.trainable_state(), self.it.loss.state_dict()
+        return {"model": checkpoint.tensors_of(model), "loss": checkpoint.tensors_of(loss)} if self.ranks.leads else {}
 
     def _patience_is_over(self) -> bool:
         if not self.run.patience or self.progress.waited < self.run.patience:
@@ -195,12 +230,15 @@ class Trainer:
         self.display.say(f"no better for {self.progress.waited} validations: stopped early (run.patience = {self.run.patience})")
         return True
 
-    def save(self) -> Path:
+    def save(self) -> None:
         """Write a checkpoint of this moment."""
         moment = time.monotonic()
         self.progress.seconds += moment - self._since
         self._since = moment
-        content = {
+        self.ranks.lead(self._write)
+
+    def _write(self) -> None:
+        content: dict[str, Any] = {
             "model": checkpoint.tensors_of(self.it.model.trainable_state()),
             "loss": checkpoint.tensors_of(self.it.loss.state_dict()),
             "optimizer": self.optimizer.state_dict(),
@@ -209,7 +247,9 @@ class Trainer:
             "recipe": recipe_dict(self.it.recipe),
             "data": self.data,
         }
-        return checkpoint.save_checkpoint(self.folder.checkpoints, content, self.progress, self.run.keep)
+        if self.average is not None:
+            content["average"] = self.average.state()
+        checkpoint.save_checkpoint(self.folder.checkpoints, content, self.progress, self.run.keep)
 
     def restore(self, content: dict[str, Any]) -> None:
         """Go on from a checkpoint. Raises UsageProblem where the clips or captions are not those it was made with."""
@@ -221,21 +261,24 @@ class Trainer:
         self.optimizer.load_state_dict(content["optimizer"])
         if content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
+        if self.average is not None:
+            self.average.load(content["average"])
         checkpoint.restore_random_state(content["random"])
         self.progress = content["progress"]
 
-    def _leave(self) -> None:
+    def _leave(self) -> NoReturn:
         self.save()
         self.log.write("stopped", self.progress.step, {})
         where = f"stopped at step {self.progress.step} of {self.it.total_steps}, everything is saved"
-        raise Interrupted(where, f"go on with: vctool train --resume {shlex.quote(str(self.folder.root))}")
+        problem = Interrupted(where, f"go on with: vctool train --resume {shlex.quote(str(self.folder.root))}")
+        raise self.ranks.for_all(problem)
 
     # -- what is said -----------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
         inputs = self._read(0, 0)
         with torch.no_grad():
-            lines, numbers = first_look(self._scores(inputs), inputs.batch, self.it.loss)
+            lines, numbers = first_look(self.gradients.scores(inputs, 0, 0), inputs.batch, self.it.loss)
         for line in lines:
             self.display.say(line)
         self.log.write("start", 0, finite(numbers))
@@ -253,7 +296,9 @@ class Trainer:
         if every and step % every == 0 and stalled(self.losses, every):
             warming_up = step < self.optim.warmup * self.it.total_steps
             with torch.no_grad():
-                reasons = stall_reasons(self._scores(inputs), inputs.batch, self.it.loss, self.optim, self.last, warming_up)
+                reasons = stall_reasons(
+                    self.gradients.scores(inputs, step, 0), inputs.batch, self.it.loss, self.optim, self.last, warming_up
+                )
             self.display.say(f"the loss has not moved for {every} steps ({self.last.loss:.3f}); likely:")
             for reason in reasons:
                 self.display.say(f"  {reason}")

@@ -16,10 +16,14 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Precision:
-    """`device` is CUDA where there is one, `name` the format of matrix products."""
+    """`device` is CUDA where there is one, `name` the format of matrix products, `wide` that of tokens, scores and losses.
+
+    float32 is the wide format of all runs; float64 is there to prove things with.
+    """
 
     device: torch.device
     name: PrecisionName
+    wide: torch.dtype = torch.float32
 
     @property
     def scaled(self) -> bool:

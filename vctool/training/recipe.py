@@ -24,6 +24,7 @@ from vctool.config import ModelConfig, from_dict
 from vctool.errors import InputError, UsageProblem
 from vctool.models.interaction import ScoreKernel
 from vctool.models.losses import LossConfig
+from vctool.training.ranks import Backend
 from vctool.training.toml_writer import to_toml
 
 
@@ -86,6 +87,11 @@ class OptimConfig:
     given. batch: clips a batch aims at (a group is never cut, so a few more or fewer). accumulate: batches a step; each is
     scored on its own, so it adds no negatives. freeze_backbone: train on cached features, minutes instead of hours.
     score_kernel: what computes MeanMaxSim: `triton` (NVIDIA GPUs), `tiled` (any device), or `auto`, the first that can.
+
+    encode_rows: rows that one process encodes at once; 0 all of its share of a batch. Less takes less memory and one more forward
+    pass, the gradient stays that of the whole batch (see `gradients`). recompute: keep no activations inside transformer
+    blocks, compute them again backwards. compile: `torch.compile` for towers and temporal encoder. ema: decay of a running
+    average of the weights, such as 0.999, which is then what is validated and exported; 0 is off.
     """
 
     lr: float = 1e-4
@@ -102,6 +108,10 @@ class OptimConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     freeze_backbone: bool = False
     score_kernel: ScoreKernel = "auto"
+    encode_rows: int = 0
+    recompute: bool = False
+    compile: bool = False
+    ema: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,8 @@ class RunConfig:
     checkpoints to go on from are kept. threads: CPU threads (0: torch's choice). best: the metric, or sum of metrics
     joined by `+`, by which the best weights are chosen; `auto` is R@1 of the total score, plus its reversal_accuracy
     where the validation clips have reversed captions. patience: stop after so many validations without a new best (0:
-    never). stall_steps: how often to ask whether the loss moves at all (0: never).
+    never). stall_steps: how often to ask whether the loss moves at all (0: never). backend: what several processes (torchrun) talk
+    through: `nccl` between GPUs, `gloo` anywhere, or `auto`, the first that can.
     """
 
     name: str = "video-colbert"
@@ -127,6 +138,7 @@ class RunConfig:
     patience: int = 0
     stall_steps: int = 200
     tensorboard: bool = True
+    backend: Backend = "auto"
 
 
 @dataclass(frozen=True)
@@ -153,6 +165,10 @@ FREE_KEYS = frozenset(
         # how the work is done and told
         "data.workers",
         "optim.score_kernel",
+        "optim.encode_rows",
+        "optim.recompute",
+        "optim.compile",
+        "run.backend",
         "run.name",
         "run.log_every",
         "run.checkpoint_every",
@@ -168,6 +184,7 @@ LATER_KEYS: dict[str, Any] = {
     "data.folds": 0,
     "data.repeats": 3,
     "data.select_on_test": False,
+    "optim.ema": 0.0,
 }
 _PATHS = (
     ("init", "checkpoint"),
@@ -361,6 +378,8 @@ def _check(recipe: Recipe, where: str) -> None:
         (optim.epochs >= 1 and (optim.steps is None or optim.steps >= 1), "optim.epochs and optim.steps must be 1 or more"),
         (optim.batch >= 2, "optim.batch must be 2 or more: the other clips of a batch are the negatives"),
         (optim.accumulate >= 1, "optim.accumulate must be 1 or more"),
+        (optim.encode_rows >= 0, "optim.encode_rows must be 0 or more"),
+        (0 <= optim.ema < 1, "optim.ema must be from 0 up to, not including, 1"),
         (optim.clip_norm > 0, "optim.clip_norm must be more than 0"),
         (min(run.log_every, run.keep) >= 1, "run.log_every and run.keep must be 1 or more"),
         *(

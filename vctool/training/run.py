@@ -14,10 +14,11 @@ from typing import Any
 from vctool.errors import InputError, Interrupted, UsageProblem, VctoolError
 from vctool.training import checkpoint
 from vctool.training.display import Display, clock
-from vctool.training.log import RunLog
+from vctool.training.log import NoLog, RunLog
 from vctool.training.loop import RunFolder, Trainer
 from vctool.training.own_clips import train_own_clips
 from vctool.training.prepare import Prepared, prepare
+from vctool.training.ranks import Ranks, joined, restarted
 from vctool.training.recipe import FREE_KEYS, Recipe, differences, load_recipe, recipe_dict, recipe_toml, without_later_keys
 from vctool.training.result import describe_split, hardware, portable, versions, write_result
 from vctool.training.stop import stop_requests
@@ -33,10 +34,15 @@ def output_folder(recipe: Recipe) -> Path:
 def start(recipe: Recipe, *, display: Display | None = None) -> dict[str, Any]:
     """Train from the start. Returns a summary (`model`, `best`, `steps`, …); the model directory is `FOLDER/model`.
 
+    Under torchrun all processes call it; the first one talks and writes. One that torchrun started anew goes on from the last
+    checkpoint.
+
     Raises UsageProblem where the folder already holds a run, Interrupted (saved) on Ctrl-C, VctoolError subclasses for
     whatever else a user can cause.
     """
     folder = RunFolder(output_folder(recipe))
+    if restarted() and checkpoint.checkpoints(folder.checkpoints):
+        return resume(folder.root, recipe, display=display)  # torchrun gives a run that failed the command it began with
     if checkpoint.checkpoints(folder.checkpoints) or (folder.model / "model.safetensors").exists():
         raise UsageProblem(
             f"{folder.root} already holds a run", f"go on with --resume {shlex.quote(str(folder.root))}, or choose another --output"
@@ -72,32 +78,47 @@ def resume(root: Path, recipe: Recipe | None = None, *, display: Display | None 
 
 
 def _run(recipe: Recipe, folder: RunFolder, content: dict[str, Any] | None, display: Display) -> dict[str, Any]:
-    with stop_requests() as stop:
-        with _writing(folder.root):
-            folder.checkpoints.mkdir(parents=True, exist_ok=True)
-            if content is None:
-                (folder.root / RECIPE).write_text(recipe_toml(recipe), encoding="utf-8")
+    with joined(recipe.run.backend) as ranks, stop_requests() as stop:
+        display = display if ranks.leads else Display(quiet=True)
+        if ranks.leads:
+            with _writing(folder.root):
+                folder.checkpoints.mkdir(parents=True, exist_ok=True)
+                if content is None:
+                    (folder.root / RECIPE).write_text(recipe_toml(recipe), encoding="utf-8")
         if recipe.data.folds:
+            if ranks.world > 1:
+                raise UsageProblem("held-out rounds of small trainings run in one process", "start it without torchrun")
             return train_own_clips(recipe, folder, display, stop)
-        prepared = prepare(recipe, folder.root, display, stop)
-        if stop.asked:
-            raise Interrupted("stopped before the first step; features are kept", "run the same command again to go on")
-        machine = hardware(prepared.precision.device)
-        about = {"seed": recipe.run.seed, "versions": versions(), "hardware": machine, "command": sys.argv}
-        with _writing(folder.root):
-            (folder.root / "run.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        with ranks.in_turn():
+            prepared = prepare(recipe, folder.root, display, stop)
+            if stop.asked:
+                raise Interrupted("stopped before the first step; features are kept", "run the same command again to go on")
+        machine = hardware(prepared.precision.device) | {"processes": ranks.world}
         after = content["progress"].step if content is not None else 0
-        with RunLog(folder.root, tensorboard=recipe.run.tensorboard, after=after) as log:
-            trainer = Trainer(prepared, folder, display, log, stop)
+        with _log(recipe, folder, after, ranks, machine) as log:
+            trainer = Trainer(prepared, folder, display, log, stop, ranks)
+            ranks.refuse_difference(trainer.data, "the clips or captions")
             if content is not None:
                 trainer.restore(content)
-                log.write("resumed", after, {})
+                ranks.refuse_difference(str(after), "the checkpoints")
+                log.write("resumed", after, {"processes": ranks.world})
             _announce(prepared, trainer, display)
             progress = trainer.train()
-            summary = _finish(prepared, folder, progress, machine)
-            log.write("end", progress.step, {"best": summary["best"], "seconds": progress.seconds})
-    display.say(f"trained in {clock(progress.seconds)}; best at step {summary['best']['step']}: {folder.model}")
+            summary: dict[str, Any] = {}
+            ranks.lead(lambda: summary.update(_finish(prepared, folder, progress, machine)))
+            if ranks.leads:
+                log.write("end", progress.step, {"best": summary["best"], "seconds": progress.seconds})
+                display.say(f"trained in {clock(progress.seconds)}; best at step {summary['best']['step']}: {folder.model}")
     return summary
+
+
+def _log(recipe: Recipe, folder: RunFolder, after: int, ranks: Ranks, machine: dict[str, Any]) -> RunLog:
+    if not ranks.leads:
+        return NoLog()
+    about = {"seed": recipe.run.seed, "versions": versions(), "hardware": machine, "command": sys.argv}
+    with _writing(folder.root):
+        (folder.root / "run.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return RunLog(folder.root, tensorboard=recipe.run.tensorboard, after=after)
 
 
 @contextmanager
@@ -113,6 +134,8 @@ def _announce(prepared: Prepared, trainer: Trainer, display: Display) -> None:
     trained = sum(p.numel() for p in trainer.trained)
     length = f"{prepared.total_steps:,} steps of {optim.batch * optim.accumulate} rows, {prepared.epoch_steps:,} an epoch"
     where = f"{prepared.precision.name} on {prepared.precision.device}"
+    if trainer.ranks.world > 1:
+        where += f", {trainer.ranks.world} processes"
     display.say(f"{trained:,} trained parameters, {clips:,} clips ({prepared.plan.rows:,} rows an epoch), {length}; {where}")
     if trainer.progress.step:
         display.say(f"going on from step {trainer.progress.step}")

@@ -16,9 +16,11 @@ from vctool.metrics import METRIC_NAMES, evaluate_ranking
 from vctool.models.interaction import BranchScores
 from vctool.models.video_colbert import QueryTokens, VideoColBERT, VideoTokens
 from vctool.training.clips import ClipSet, TrainingClip
+from vctool.training.exchange import gather_clips
 from vctool.training.features import FrameData
 from vctool.training.forward import encode_clips, encode_frames, encode_texts, present
 from vctool.training.precision import Precision
+from vctool.training.ranks import ALONE, Ranks
 from vctool.training.texts import TextData
 
 REVERSAL = "reversal_accuracy"
@@ -108,14 +110,15 @@ def validate(
     *,
     batch: int = 64,
     pause: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Metrics as `branch/name` (branches f, v, fv as the model has them): ranking, and `reversal_accuracy` in percent.
 
     reversal_accuracy: share of decisions between a clip and the same clip backwards that go to the right one, for one
     caption of each direction; a tie is half right, so a model without a sense of time has 50. `pause` is called between
-    batches and may raise to stop.
+    batches and may raise to stop. ranks: processes that share the work; each of them gets all metrics.
     """
-    scores = score_split(model, frames, texts, queries, precision, batch=batch, pause=pause)
+    scores = score_split(model, frames, texts, queries, precision, batch=batch, pause=pause, ranks=ranks)
     out: dict[str, float] = {}
     for branch, score in scores.score_QN.items():
         out |= {f"{branch}/{name}": value for name, value in evaluate_ranking(score, queries.relevant).values().items()}
@@ -132,20 +135,25 @@ def score_split(
     *,
     batch: int = 64,
     pause: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> SplitScores:
-    """What `validate` computes its metrics from: every query against every clip, and the decisions between directions of time."""
+    """What `validate` computes its metrics from: every query against every clip, and the decisions between directions of time.
+
+    Of several processes each encodes a span of the clips and of the captions, gets the tokens of all, and scores a span of the
+    queries: no clip is encoded or counted twice.
+    """
     training = model.training
     model.eval()
     try:
-        clips, backward = _encode_split(model, frames, queries.pair_P, precision, batch, pause)
-        asked = _encode_queries(model, texts, precision, batch, pause)
+        clips, backward = _encode_split(model, frames, queries.pair_P, precision, batch, pause, ranks)
+        asked = _encode_queries(model, texts, precision, batch, pause, ranks)
     finally:
         model.train(training)
     reversal = {}
     if len(queries.pair_P):
         forward = VideoTokens(*(t[torch.from_numpy(queries.pair_P).to(t.device)] for t in clips))
         reversal = _reversal(model, _pick(asked, queries.forward_P), _pick(asked, queries.backward_P), forward, backward)
-    return SplitScores(_score(model, _pick(asked, queries.text_Q), clips, batch, pause), reversal)
+    return SplitScores(_score(model, _pick(asked, queries.text_Q), clips, batch, pause, ranks), reversal)
 
 
 def _branches(interaction: str) -> list[str]:
@@ -158,14 +166,20 @@ def _named(scores: BranchScores) -> dict[str, Tensor]:
 
 
 def _encode_split(
-    model: VideoColBERT, frames: FrameData, pairs: NDArray[np.int64], precision: Precision, batch: int, pause: Callable[[], None]
+    model: VideoColBERT,
+    frames: FrameData,
+    pairs: NDArray[np.int64],
+    precision: Precision,
+    batch: int,
+    pause: Callable[[], None],
+    ranks: Ranks,
 ) -> tuple[VideoTokens, VideoTokens]:
+    count = len(frames.rows)
     forwards, backwards = [], []
-    paired = np.zeros(len(frames.rows), dtype=np.bool_)
+    paired = np.zeros(count, dtype=np.bool_)
     paired[pairs] = True
-    for start in range(0, len(frames.rows), batch):
+    for chosen in _spans(ranks, count, batch):
         pause()
-        chosen = np.arange(start, min(start + batch, len(frames.rows)))
         values, mask_CF = frames.take(chosen)
         feature = encode_frames(model, values, mask_CF, pixels=frames.pixels, precision=precision)
         forwards.append(encode_clips(model, feature, mask_CF, precision))
@@ -174,27 +188,48 @@ def _encode_split(
             # The same features the other way round: a branch without time then gives both directions one score.
             turned = present(feature, mask_CF, own, torch.ones(len(own), dtype=torch.bool))
             backwards.append(encode_clips(model, *turned, precision))
-    return _joined(forwards), _joined(backwards) if backwards else forwards[0]
+    counts = ranks.counts(count)
+    turned_counts = [int(part.sum()) for part in np.split(paired, np.cumsum(counts)[:-1])]
+    own_turned = _joined(backwards) if backwards else VideoTokens(*(t[:0] for t in forwards[0]))
+    forward = gather_clips(_first(_joined(forwards), counts[ranks.rank]), ranks, counts)
+    return forward, gather_clips(_first(own_turned, turned_counts[ranks.rank]), ranks, turned_counts)
 
 
-def _encode_queries(model: VideoColBERT, texts: TextData, precision: Precision, batch: int, pause: Callable[[], None]) -> QueryTokens:
-    parts = []
-    for start in range(0, len(texts.input_ids_NL), batch):
+def _spans(ranks: Ranks, count: int, batch: int) -> list[NDArray[np.int64]]:
+    """What this process encodes of `count` rows, in batches; row 0 where it owns none, so that it has tokens of the right form."""
+    own = np.arange(count)[ranks.span(count)]
+    own = own if len(own) else np.zeros(1, np.int64)
+    return [own[start : start + batch] for start in range(0, len(own), batch)]
+
+
+def _first(tokens: VideoTokens, count: int) -> VideoTokens:
+    return VideoTokens(*(t[:count] for t in tokens))
+
+
+def _encode_queries(
+    model: VideoColBERT, texts: TextData, precision: Precision, batch: int, pause: Callable[[], None], ranks: Ranks
+) -> QueryTokens:
+    count, parts = len(texts.input_ids_NL), []
+    for chosen in _spans(ranks, count, batch):
         pause()
-        parts.append(encode_texts(model, texts.take(np.arange(start, min(start + batch, len(texts.input_ids_NL)))), precision))
-    return QueryTokens(torch.cat([p.query_BQD for p in parts]), torch.cat([p.query_mask_BQ for p in parts]))
+        parts.append(encode_texts(model, texts.take(chosen), precision))
+    counts = ranks.counts(count)
+    return QueryTokens(*(ranks.gather(torch.cat(side)[: counts[ranks.rank]], counts) for side in zip(*parts, strict=True)))
 
 
 def _score(
-    model: VideoColBERT, asked: QueryTokens, clips: VideoTokens, batch: int, pause: Callable[[], None]
+    model: VideoColBERT, asked: QueryTokens, clips: VideoTokens, batch: int, pause: Callable[[], None], ranks: Ranks
 ) -> dict[str, NDArray[np.float32]]:
-    parts: dict[str, list[NDArray[np.float32]]] = {}
-    for start in range(0, len(asked.query_BQD), batch):
+    parts: dict[str, list[Tensor]] = {}
+    count = len(asked.query_BQD)
+    for chosen in _spans(ranks, count, batch):
         pause()
-        scores = model.score(QueryTokens(*(t[start : start + batch] for t in asked)), clips)
+        scores = model.score(QueryTokens(*(t[torch.from_numpy(chosen).to(t.device)] for t in asked)), clips)
         for name, score in _named(scores).items():
-            parts.setdefault(name, []).append(score.cpu().numpy())
-    return {name: np.concatenate(rows) for name, rows in parts.items()}
+            parts.setdefault(name, []).append(score)
+    counts = ranks.counts(count)
+    gathered = {name: ranks.gather(torch.cat(rows)[: counts[ranks.rank]], counts) for name, rows in parts.items()}
+    return {name: score.cpu().numpy() for name, score in gathered.items()}
 
 
 def _reversal(
