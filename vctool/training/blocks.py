@@ -26,7 +26,7 @@ def recompute_blocks(model: nn.Module) -> int:
     """Keep only the inputs of each repeated block for the backward pass, and compute the rest again there; returns how many blocks."""
     blocks = repeated_blocks(model)
     for block in blocks:
-        block.forward = _computed_again(block.forward)  # type: ignore[method-assign]
+        block.forward = _computed_again(block.forward)
     return len(blocks)
 
 

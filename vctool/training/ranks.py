@@ -18,6 +18,8 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from vctool.errors import UsageProblem, VctoolError
 
@@ -221,8 +223,8 @@ def joined(backend: Backend = "auto") -> Iterator[Ranks]:
     if torch.cuda.is_available():
         torch.cuda.set_device(local % torch.cuda.device_count())
     try:
-        store, _, _ = next(iter(dist.rendezvous("env://")))
-        store = dist.PrefixStore(_meet(store, rank, world), store)
+        store, _, _ = next(iter(rendezvous("env://")))
+        store = PrefixStore(_meet(store, rank, world), store)
         dist.init_process_group(chosen, store=store, rank=rank, world_size=world, timeout=_TENSORS_WAIT)
         control = dist.new_group(backend="gloo", timeout=_CONTROL_WAIT)
     except (RuntimeError, ValueError) as problem:
@@ -269,7 +271,7 @@ _all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_i
 _reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
-def _meet(store: dist.Store, rank: int, world: int) -> str:
+def _meet(store: Store, rank: int, world: int) -> str:
     """A name that these very processes agree on.
 
     torchrun may keep its store when it starts processes anew; addresses that dead ones left there would be dialled. So the first
@@ -284,7 +286,7 @@ def _meet(store: dist.Store, rank: int, world: int) -> str:
         return own
     while time.monotonic() < deadline:
         if store.check(["vctool/call"]):
-            name = store.get("vctool/call").decode()
+            name: str = store.get("vctool/call").decode()
             store.set(f"vctool/{name}/{rank}", own)
             if store.check([f"vctool/{name}/go"]) and own in store.get(f"vctool/{name}/go").decode().split():
                 return name
