@@ -66,8 +66,9 @@ class TextEncoder:
 
     def __init__(self, model: ModelDirectory, *, device: Device = "auto", provider: Provider = "auto", threads: int | None = None) -> None:
         self.model = model
-        self.tokenizer = Tokenizer.load(model.path)
-        self.graph = Graph(model.graph("text"), device=device, provider=provider, threads=threads)
+        with model.checking("text") as path:
+            self.tokenizer = Tokenizer.load(model.path)
+            self.graph = Graph(path, device=device, provider=provider, threads=threads)
         self.graph.require(("input_ids", "attention_mask"), ("query_tokens", "query_mask"))
         length = self.graph.inputs["input_ids"][1]
         if isinstance(length, int) and length != self.tokenizer.settings.context_length:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -71,8 +73,30 @@ class ModelDirectory:
         """Whether the directory lists `onnx/<name>.onnx`."""
         return f"onnx/{name}.onnx" in self.files
 
+    @contextmanager
+    def checking(self, name: str) -> Iterator[Path]:
+        """Path of `onnx/<name>.onnx`, checked while the block runs: hashing a tower takes as long as loading it.
+
+        On leaving, ModelError if the file cannot be trusted, whatever the block made of it; nothing of the block is to be used then.
+        """
+        self._require_graph(name)
+        with ThreadPoolExecutor(1) as pool:
+            check = pool.submit(self.graph, name)
+            try:
+                yield self.path / f"onnx/{name}.onnx"
+            finally:
+                check.result()
+
     def graph(self, name: str) -> Path:
         """Path of `onnx/<name>.onnx`, checked together with its external data. Raises ModelError if it cannot be trusted."""
+        wanted = self._require_graph(name)
+        for listed, record in self.files.items():
+            # Graphs above 2 GB keep their weights in a file beside them (`text.onnx.data`).
+            if listed == wanted or listed.startswith((f"{wanted}.", f"{wanted}_")):
+                verify_file(self.path, listed, record)
+        return self.path / wanted
+
+    def _require_graph(self, name: str) -> str:
         wanted = f"onnx/{name}.onnx"
         if self.config.similarity != "mean":  # MeanMaxSim is the one rule that the runtime scores by
             raise ModelError(
@@ -81,11 +105,7 @@ class ModelDirectory:
             )
         if wanted not in self.files:
             raise ModelError(f"{self.path} has no {wanted}", f"write it with: vctool export {self.path}")
-        for listed, record in self.files.items():
-            # Graphs above 2 GB keep their weights in a file beside them (`text.onnx.data`).
-            if listed == wanted or listed.startswith((f"{wanted}.", f"{wanted}_")):
-                verify_file(self.path, listed, record)
-        return self.path / wanted
+        return wanted
 
 
 def _record(folder: Path, files: Mapping[str, FileRecord], name: str) -> FileRecord:
