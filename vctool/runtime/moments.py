@@ -36,7 +36,10 @@ def best_moment(time_F: Float64, relevance_F: Float64, start: float, end: float 
     half_F = (time_F[1:] + time_F[:-1]) / 2
     edge = np.concatenate([[min(start, time_F[0])], half_F, [max(end, time_F[-1])]])
     peak = int(relevance_F.argmax())
-    level = (float(np.median(relevance_F)) + float(relevance_F[peak])) / 2
+    # Not np.median, which loads numpy.ma: 25 ms of a query's start.
+    ordered_F = np.sort(relevance_F)
+    usual = float(ordered_F[(len(ordered_F) - 1) // 2] + ordered_F[len(ordered_F) // 2]) / 2
+    level = (usual + float(relevance_F[peak])) / 2
     inside_F = relevance_F >= level
     outside = np.flatnonzero(~inside_F)
     first = int(outside[outside < peak].max(initial=-1)) + 1

@@ -182,7 +182,7 @@ def _openvino(path: Path | None) -> Choice | None:
     frame tower is what an index run waits for; the others are loaded for one sentence, which OpenVINO compiles for longer than ONNX
     Runtime takes to answer it.
     """
-    if openvino_version() is None or path is None or path.name.partition(".")[0] != "frame":
+    if path is None or path.name.partition(".")[0] != "frame" or openvino_version() is None:
         return None
     unit = bfloat16_unit()
     if unit is not None and verified(path.parent.parent, "openvino"):
