@@ -239,3 +239,27 @@ def test_siglip_takes_its_tokenizer_from_a_file_and_pads_with_its_end_token(tmp_
     backbone.write_tokenizer(tmp_path / "model", 16)
     tokens = Tokenizer.load(tmp_path / "model").encode(["A dog!"])
     assert tokens.input_ids_BL.tolist() == [[3, 4, 1, *[1] * 13]] and tokens.attention_mask_BL.sum() == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "end", "said"),
+    [
+        (["<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(900))], "</s>", "has 903 words, toy-siglip knows 500: it is another model's"),
+        (["<s>", "a", "</s>", "<unk>", "dog"], "</s>", "does not end a text with the end token that toy-siglip was trained with"),
+        ([], "", "is not a tokenizer"),
+    ],
+)
+def test_a_vocabulary_of_another_model_is_refused(words: list[str], end: str, said: str, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers, processors
+
+    backbone = build("toy-siglip")
+    backbone.tokenizer_file = tmp_path / "own.json"
+    backbone.tokenizer_file.write_text("{}")
+    if words:
+        made = Backend(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+        made.pre_tokenizer = pre_tokenizers.Whitespace()
+        made.post_processor = processors.TemplateProcessing(f"$A {end}", special_tokens=[(end, words.index(end))])
+        made.save(str(tmp_path / "own.json"))
+    with pytest.raises(ModelError, match=said):
+        backbone.write_tokenizer(tmp_path)

@@ -14,6 +14,8 @@ from vctool.errors import MissingExtraError, ModelError
 from vctool.models.backbone import Backbone, normalize_pixels
 from vctool.models.open_clip_checkpoint import load_weights, quiet_logging, read_weight_file
 
+_SIGLIP_END = 1  # of T5's vocabulary and of Gemma's
+_SPARE_WORDS = 200  # names that a tokenizer file may have and no text ever gives
 _BIG_VISION = (".npz", ".npy")  # Google's own files, which open_clip reads
 
 OWN_ARCHITECTURES = Path(__file__).parent / "architectures"
@@ -147,8 +149,33 @@ class OpenClipBackbone(Backbone):
                 content = self.tokenizer_file.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as problem:
                 raise ModelError(f"{self.tokenizer_file} cannot be read: {problem}") from None
+            self._check_vocabulary(content)
         (folder / "tokenizer.json").write_text(content, encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    def _check_vocabulary(self, content: str) -> None:
+        """Raises ModelError for a file that is no tokenizer, or another model's: its ids would mean other words, silently."""
+        from tokenizers import Tokenizer
+
+        rows = self.text.token_embedding.weight.shape[0]
+        try:
+            backend = Tokenizer.from_str(content)
+            backend.no_truncation()
+            size, last = backend.get_vocab_size(), backend.encode("a dog").ids[-1:]
+        except Exception as problem:  # the library raises bare Exception
+            raise ModelError(
+                f"{self.tokenizer_file} is not a tokenizer: {problem}", "take tokenizer.json of the weights' repository"
+            ) from None
+        if size > rows + _SPARE_WORDS or (rows > 10_000 and size < rows // 2):
+            raise ModelError(
+                f"{self.tokenizer_file} has {size:,} words, {self.architecture} knows {rows:,}: it is another model's",
+                "take tokenizer.json of the weights' repository",
+            )
+        if last != [_SIGLIP_END]:
+            raise ModelError(
+                f"{self.tokenizer_file} does not end a text with the end token that {self.architecture} was trained with",
+                "take tokenizer.json of the weights' repository",
+            )
 
     @property
     def loss_start(self) -> tuple[float, float] | None:

@@ -1,8 +1,9 @@
 """From text to token ids, without torch: a Hugging Face `tokenizer.json` plus the cleaning its model was trained with.
 
 Cleaning is part of a tokenizer: CLIP's ids differ on a third of unusual captions if ftfy and HTML unescaping are left out.
-Padding and cutting are done here, so that the true length is known and never guessed from `ids != pad` (CLIP's pad id 0 is
-also the token "!").
+So is the splitting into words: CLIP's is a pattern of the `regex` module that ignores case, and the engine inside `tokenizers` knows other
+letters (of an older Unicode) and other folds ("'ſ"), so for CLIP the words are split here and handed over split. Padding and cutting are
+done here, so that the true length is known and never guessed from `ids != pad` (CLIP's pad id 0 is also the token "!").
 
 Shape letters: B texts, L padded length (`context_length`).
 """
@@ -26,6 +27,8 @@ from vctool.errors import ModelError
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 PAD_PIECE = "[PAD]"
+# As open_clip's, without its two control tokens: a user who types "<end_of_text>" means these letters.
+CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,17 @@ class TokenBatch:
     dropped: list[str]
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """One text's tokens: where each lies in the cleaned text, and the number of its word (None for start and end)."""
+
+    ids: Sequence[int]
+    tokens: Sequence[str]
+    offsets: Sequence[tuple[int, int]]
+    word_ids: Sequence[int | None]
+    special: Sequence[int]
+
+
 class Tokenizer:
     """A model directory's tokenizer. Build it with `Tokenizer.load`."""
 
@@ -81,6 +95,13 @@ class Tokenizer:
         # A user who types "<end_of_text>" means these letters: read as the control token it would end the query there.
         backend.encode_special_tokens = True
         self._backend = backend
+        self._words: Any = None
+        if settings.kind == "clip" and type(backend.model).__name__ == "BPE":
+            import regex
+            from tokenizers import pre_tokenizers
+
+            self._words = regex.compile(CLIP_WORDS, regex.IGNORECASE)
+            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
         self.settings = settings
 
     @classmethod
@@ -125,20 +146,20 @@ class Tokenizer:
         Accepts any string, an empty one too (it becomes special tokens alone).
         """
         cleaned = [self.clean(text) for text in texts]
-        encodings = self._backend.encode_batch(cleaned)
+        encodings = self._encodings(cleaned)
         length = self.settings.context_length
         count = len(cleaned)
         input_ids_BL = np.full((count, length), self.settings.pad_id, dtype=np.int64)
         attention_mask_BL = np.zeros((count, length), dtype=np.int64)
         pieces, special, words, dropped = [], [], [], []
         for row, (text, encoding) in enumerate(zip(cleaned, encodings, strict=True)):
-            kept = _kept(encoding.special_tokens_mask, length)
+            kept = _kept(encoding.special, length)
             ids = encoding.ids
             input_ids_BL[row, : len(kept)] = [ids[t] for t in kept]
             attention_mask_BL[row, : len(kept)] = 1
             pads = length - len(kept)
             pieces.append([encoding.tokens[t] for t in kept] + [PAD_PIECE] * pads)
-            special.append([bool(encoding.special_tokens_mask[t]) for t in kept] + [True] * pads)
+            special.append([bool(encoding.special[t]) for t in kept] + [True] * pads)
             words.append(_words(text, encoding, kept))
             dropped.append(_dropped(text, encoding, kept))
         return TokenBatch(
@@ -152,6 +173,20 @@ class Tokenizer:
             dropped=dropped,
         )
 
+    def _encodings(self, cleaned: Sequence[str]) -> list[_Encoded]:
+        if self._words is None:
+            return [
+                _Encoded(e.ids, e.tokens, e.offsets, e.word_ids, e.special_tokens_mask) for e in self._backend.encode_batch(list(cleaned))
+            ]
+        spans = [[match.span() for match in self._words.finditer(text)] for text in cleaned]
+        words = [[text[begin:end] for begin, end in row] for text, row in zip(cleaned, spans, strict=True)]
+        found = []
+        for row, e in zip(spans, self._backend.encode_batch(words, is_pretokenized=True), strict=True):
+            starts = [0 if word is None else row[word][0] for word in e.word_ids]  # it counts from the start of each word
+            offsets = [(start + begin, start + end) for start, (begin, end) in zip(starts, e.offsets, strict=True)]
+            found.append(_Encoded(e.ids, e.tokens, offsets, e.word_ids, e.special_tokens_mask))
+        return found
+
 
 def _kept(special_mask: Sequence[int], length: int) -> list[int]:
     """Indices of the tokens that stay: all, or the first L - n and the n trailing special tokens."""
@@ -164,13 +199,13 @@ def _kept(special_mask: Sequence[int], length: int) -> list[int]:
     return list(range(length - trailing)) + list(range(total - trailing, total))
 
 
-def _words(text: str, encoding: Any, kept: Sequence[int]) -> list[Word]:
+def _words(text: str, encoding: _Encoded, kept: Sequence[int]) -> list[Word]:
     """Join word pieces. A word ends at white space or where the tokenizer's own word number changes."""
     found: list[Word] = []
     spans: list[tuple[int, int]] = []
     last_id: int | None = None
     for position, token in enumerate(kept):
-        if encoding.special_tokens_mask[token]:
+        if encoding.special[token]:
             last_id = None
             continue
         begin, end = encoding.offsets[token]
@@ -187,9 +222,9 @@ def _words(text: str, encoding: Any, kept: Sequence[int]) -> list[Word]:
     return found
 
 
-def _dropped(text: str, encoding: Any, kept: Sequence[int]) -> str:
+def _dropped(text: str, encoding: _Encoded, kept: Sequence[int]) -> str:
     if len(kept) == len(encoding.ids):
         return ""
     inside = set(kept)
-    lost = [t for t in range(len(encoding.ids)) if t not in inside and not encoding.special_tokens_mask[t]]
+    lost = [t for t in range(len(encoding.ids)) if t not in inside and not encoding.special[t]]
     return text[encoding.offsets[lost[0]][0] :].strip() if lost else ""
