@@ -66,7 +66,7 @@ def test_a_clip_without_frames_does_not_spoil_the_report() -> None:
     ("change", "words"),
     [
         ({"reports": [report(0.3, 0.25)]}, "calibrate_bias"),
-        ({"reports": [report(0.2, 0.2, noise=0.0), report(0.3, 0.0, branch="v")]}, "branch f scores all pairs alike"),
+        ({"reports": [report(0.2, 0.2, noise=0.0), report(0.3, 0.0, branch="v")]}, "branch f scores all clips alike"),
         ({"reports": [report(0.05, 0.05)]}, "does not tell right pairs from wrong ones"),
         ({"reports": [report(0.9, -0.9)]}, "nearly all pairs are settled"),
         ({"reports": [report(0.3, 0.0), report(0.9, -0.9, branch="v")]}, "times harder than branch v"),

@@ -50,7 +50,10 @@ class Batch:
 
 
 class BatchPlan:
-    """All batches of a training run over `clips`. `size` is the number of rows that a batch aims at."""
+    """All batches of a training run over `clips`. `size` is the number of rows that a batch aims at.
+
+    meaning: for each text the number of what it says; texts that say the same are true of the same clips (None: each its own).
+    """
 
     def __init__(
         self,
@@ -60,8 +63,10 @@ class BatchPlan:
         seed: int,
         reverse: bool = False,
         caption_choice: Literal["random", "all"] = "random",
+        meaning: Sequence[int] | None = None,
     ) -> None:
         self.clips, self.size, self.seed = clips, size, seed
+        self._meaning = meaning
         self.units = _units(clips, size, reverse, caption_choice)
         self.rows = sum(len(unit) for unit in self.units)
         if self.rows < 2:
@@ -78,13 +83,17 @@ class BatchPlan:
         draws = rng.random(len(rows))
         texts = [_captions(self.clips[r.clip], r.reversed) for r in rows]
         chosen = [t[int(u * len(t)) if r.caption is None else r.caption] for r, t, u in zip(rows, texts, draws, strict=True)]
-        true_of = [frozenset(t) for t in texts]
+        says = self._says
+        true_of = [frozenset(map(says, t)) for t in texts]
         return Batch(
             clip_B=np.array([r.clip for r in rows], dtype=np.int64),
             reversed_B=np.array([r.reversed for r in rows], dtype=np.bool_),
             text_B=np.array(chosen, dtype=np.int64),
-            positive_BB=np.array([[text in known for known in true_of] for text in chosen], dtype=np.bool_),
+            positive_BB=np.array([[says(text) in known for known in true_of] for text in chosen], dtype=np.bool_),
         )
+
+    def _says(self, text: int) -> int:
+        return text if self._meaning is None else self._meaning[text]
 
     def _draw_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.units))

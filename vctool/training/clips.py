@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from vctool.errors import InputError, UsageProblem
@@ -29,7 +31,8 @@ class TrainingClip:
 class ClipSet:
     """The clips of a manifest that have captions; `texts` are all distinct captions, without surrounding space.
 
-    sha256: of the manifest file. silent: how many of its clips have no caption and are left out.
+    sha256: of the manifest file. silent: how many of its clips have no caption and are left out. merged: how many lines named a clip
+    that an earlier line names; their captions are that clip's.
     """
 
     path: Path
@@ -37,18 +40,24 @@ class ClipSet:
     texts: tuple[str, ...]
     sha256: str
     silent: int
+    merged: int = 0
+
+    @cached_property
+    def meaning(self) -> tuple[int, ...]:
+        """For each text the number of the first that says the same, but for case and punctuation: what is true of one is of the other."""
+        first: dict[str, int] = {}
+        return tuple(first.setdefault(_plain(text), i) for i, text in enumerate(self.texts))
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def only(self, rows: Sequence[int]) -> ClipSet:
         """The set of the clips at these positions, in their order."""
-        return ClipSet(self.path, tuple(self.clips[i] for i in rows), self.texts, self.sha256, self.silent)
+        return replace(self, clips=tuple(self.clips[i] for i in rows))
 
     def without(self, rows: set[int]) -> ClipSet:
         """The set without the clips at these positions (those that could not be read)."""
-        kept = tuple(c for i, c in enumerate(self.clips) if i not in rows)
-        return ClipSet(self.path, kept, self.texts, self.sha256, self.silent)
+        return self.only([i for i in range(len(self.clips)) if i not in rows])
 
 
 def read_clips(manifest: Path, limit: int | None = None) -> ClipSet:
@@ -61,7 +70,8 @@ def read_clips(manifest: Path, limit: int | None = None) -> ClipSet:
         raise InputError(f"{manifest}: a training set is a JSONL manifest", 'a line is {"path": "clip.mp4", "captions": ["…"]}')
     numbers: dict[str, int] = {}
     clips: list[TrainingClip] = []
-    silent = 0
+    silent = merged = 0
+    place_of: dict[tuple[Path, float | None, float | None], int] = {}
     for clip in find_videos([manifest]):
         forward = _numbered(clip.captions, numbers)
         backward = _numbered(_texts(manifest, clip, "reversed_captions"), numbers)
@@ -71,12 +81,20 @@ def read_clips(manifest: Path, limit: int | None = None) -> ClipSet:
         group = clip.meta.get("group")
         if group is not None and not isinstance(group, (str, int)):
             raise InputError(f'{manifest}: clip {clip.id}: "group" must be a text, not {group!r}')
-        clips.append(TrainingClip(clip, forward, backward, None if group is None else str(group)))
+        known = place_of.setdefault(_place(clip), len(clips))
+        if known < len(clips):
+            # The same pictures twice would be wrong answers to their own captions.
+            first = clips[known]
+            captions = tuple(dict.fromkeys((*first.captions, *forward)))
+            clips[known] = replace(first, captions=captions, reversed_captions=tuple(dict.fromkeys((*first.reversed_captions, *backward))))
+            merged += 1
+            continue
         if limit is not None and len(clips) == limit:
             break
+        clips.append(TrainingClip(clip, forward, backward, None if group is None else str(group)))
     if not clips:
         raise InputError(f"no clip of {manifest} has a caption", 'add "captions": ["…"] to its lines')
-    return ClipSet(manifest, tuple(clips), tuple(numbers), hashlib.sha256(manifest.read_bytes()).hexdigest(), silent)
+    return ClipSet(manifest, tuple(clips), tuple(numbers), hashlib.sha256(manifest.read_bytes()).hexdigest(), silent, merged)
 
 
 def refuse_overlap(train: ClipSet, validation: ClipSet, test: Path | None) -> None:
@@ -106,6 +124,11 @@ def _place(clip: VideoInput) -> tuple[Path, float | None, float | None]:
 def _numbered(texts: Sequence[str], numbers: dict[str, int]) -> tuple[int, ...]:
     cleaned = dict.fromkeys(" ".join(t.split()) for t in texts)
     return tuple(numbers.setdefault(t, len(numbers)) for t in cleaned if t)
+
+
+def _plain(text: str) -> str:
+    """A caption's words alone; one of nothing but signs stays as it is."""
+    return " ".join(re.findall(r"[^\W_]+", text.casefold())) or text
 
 
 def _texts(manifest: Path, clip: VideoInput, key: str) -> Sequence[str]:

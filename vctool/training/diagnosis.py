@@ -22,16 +22,18 @@ _CUT_HARD = 20.0  # times
 class BranchReport:
     """One branch's scores on a batch of B captions against B clips, and what the loss makes of them.
 
-    positive, negative: mean score of right and wrong pairs. spread: standard deviation of all scores. positive_logit,
+    positive, negative: mean score of right and wrong pairs. spread: standard deviation of all scores. apart: of a
+    caption's scores over the clips, mean over captions. positive_logit,
     negative_logit: mean of exp(t) * score + b. settled: share of pairs so far on the right side that they no longer
     teach. stuck: share so far on the wrong side that the slope is flat at its end. gradient: norm of the loss's
-    derivative with respect to the scores. calibrated: the bias at which the mean pair is as unlikely as 1 in B.
+    derivative with respect to the scores, times the branch's weight. calibrated: the bias at which the mean pair is as unlikely as 1 in B.
     """
 
     branch: str
     positive: float
     negative: float
     spread: float
+    apart: float
     positive_logit: float
     negative_logit: float
     settled: float
@@ -42,9 +44,9 @@ class BranchReport:
 
 
 def report_branch(
-    branch: str, score_BC: NDArray[np.float32], positive_BC: NDArray[np.bool_], log_scale: float, bias: float
+    branch: str, score_BC: NDArray[np.float32], positive_BC: NDArray[np.bool_], log_scale: float, bias: float, weight: float = 1.0
 ) -> BranchReport:
-    """Measure one branch. Clips that score -inf (no frame) are left out."""
+    """Measure one branch, whose loss counts `weight` times. Clips that score -inf (no frame) are left out."""
     known = np.isfinite(score_BC)
     score = score_BC[known].astype(np.float64)
     right = positive_BC[known]
@@ -52,12 +54,13 @@ def report_branch(
     scale = math.exp(log_scale)
     logit = scale * score + bias
     margin = z * logit
-    pull = scale / (1 + np.exp(np.clip(margin, -500, 500)))
+    pull = weight * scale / (1 + np.exp(np.clip(margin, -500, 500)))
     return BranchReport(
         branch=branch,
         positive=_mean(score[right]),
         negative=_mean(score[~right]),
         spread=float(score.std()),
+        apart=float(np.mean([row[own].std() for row, own in zip(score_BC.astype(np.float64), known, strict=True) if own.any()])),
         positive_logit=_mean(logit[right]),
         negative_logit=_mean(logit[~right]),
         settled=float((margin > SATURATED).mean()),
@@ -123,6 +126,36 @@ def explain_stall(
     return reasons or ["nothing stands out: the run may be done, or optim.lr may be too high; watch the validation metrics"]
 
 
+def branch_warnings(reports: Sequence[BranchReport], said: set[str]) -> list[str]:
+    """What is wrong between the branches while the loss goes on falling, because one of them learns alone. Each is said once.
+
+    said: what was said before; it grows.
+    """
+    lines = []
+    for r in reports:
+        if r.apart < _DEAD_SPREAD and r.branch not in said:
+            said.add(r.branch)
+            lines.append(
+                f"branch {r.branch} is dead: it scores all clips alike (deviation {r.apart:.1e}) and the other one learns alone; lower "
+                "optim.lr, or leave it out with model.interaction"
+            )
+    lopsided = _lopsided(reports)
+    if lopsided is not None and not lines and "balance" not in said:
+        said.add("balance")
+        lines.append(lopsided)
+    return lines
+
+
+def _lopsided(reports: Sequence[BranchReport]) -> str | None:
+    if len(reports) != 2:
+        return None
+    weak, strong = sorted(reports, key=lambda r: r.gradient)
+    if strong.gradient <= _LOPSIDED * weak.gradient:
+        return None
+    times = f"branch {strong.branch} pulls {strong.gradient / max(weak.gradient, 1e-12):.0f} times harder than branch {weak.branch}"
+    return f'{times}: try loss.kind = "dual_sigmoid_equalized" or loss.separate_scale = true'
+
+
 def _about_bias(reports: Sequence[BranchReport]) -> list[str]:
     worst = _worst_bias(reports)
     if worst is not None:
@@ -137,15 +170,13 @@ def _about_bias(reports: Sequence[BranchReport]) -> list[str]:
 def _about_branches(reports: Sequence[BranchReport]) -> list[str]:
     reasons = []
     for r in reports:
-        if r.spread < _DEAD_SPREAD:
-            reasons.append(f"branch {r.branch} scores all pairs alike (deviation {r.spread:.1e}), its tokens collapsed: lower optim.lr")
+        if r.apart < _DEAD_SPREAD:
+            reasons.append(f"branch {r.branch} scores all clips alike (deviation {r.apart:.1e}), its tokens collapsed: lower optim.lr")
         elif r.positive - r.negative < _NO_LEAD * r.spread:
             reasons.append(f"branch {r.branch} does not tell right pairs from wrong ones: check that the captions belong to their clips")
-    if len(reports) == 2:
-        weak, strong = sorted(reports, key=lambda r: r.gradient)
-        if strong.gradient > _LOPSIDED * weak.gradient:
-            times = f"branch {strong.branch} pulls {strong.gradient / max(weak.gradient, 1e-12):.0f} times harder than branch {weak.branch}"
-            reasons.append(f'{times}: try loss.kind = "dual_sigmoid_equalized" or loss.separate_scale = true')
+    lopsided = _lopsided(reports)
+    if lopsided is not None:
+        reasons.append(lopsided)
     return reasons
 
 

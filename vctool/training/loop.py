@@ -19,16 +19,17 @@ from numpy.typing import NDArray
 
 from vctool.errors import Diverged, Interrupted, UsageProblem
 from vctool.training import checkpoint
+from vctool.training.advice import below_start
 from vctool.training.average import Average
 from vctool.training.batches import Batch
 from vctool.training.blocks import compile_blocks, recompute_blocks
 from vctool.training.checkpoint import Progress
-from vctool.training.diagnosis import stalled
+from vctool.training.diagnosis import branch_warnings, stalled
 from vctool.training.display import Display, Update
 from vctool.training.encoder import BatchInputs, RowInputs
 from vctool.training.gradients import GradientPass
 from vctool.training.log import RunLog, finite
-from vctool.training.observe import StepNumbers, first_look, stall_reasons, step_values
+from vctool.training.observe import StepNumbers, branch_reports, first_look, stall_reasons, step_values
 from vctool.training.optimizer import build_optimizer, rate_factor, set_rates, trained_parameters
 from vctool.training.prepare import Prepared
 from vctool.training.ranks import ALONE, Ranks
@@ -81,6 +82,7 @@ class Trainer:
             prepared.model, prepared.loss, prepared.precision, self.ranks, pixels=prepared.train.frames.pixels, seed=self.run.seed
         )
         self.progress = Progress()
+        self.said: set[str] = set()
         self.losses: deque[float] = deque(maxlen=2 * self.run.stall_steps)
         self.last = StepNumbers(math.nan, math.nan, math.nan, math.nan, math.nan)
         self.data = data_fingerprint(prepared)
@@ -214,6 +216,9 @@ class Trainer:
         names = dict.fromkeys([*it.best, *(n for n in metrics if n.endswith(("/R@1", "/reversal_accuracy")))])
         words = ", ".join(f"{name} {metrics[name]:.1f}" for name in names)
         self.display.say(f"step {progress.step}, epoch {epoch:.2f}: {words}{' (best)' if best is not None else ''}")
+        found = metrics.get(f"{it.recipe.model.interaction}/MRR")
+        if it.start_mrr is not None and found is not None and found < it.start_mrr:
+            self.display.say(below_start(found, it.start_mrr))
         self._rows, self._rows_since = 0, time.monotonic()
 
     def _kept_weights(self, metrics: dict[str, float]) -> dict[str, Any] | None:
@@ -293,12 +298,19 @@ class Trainer:
             speed = self._rows / max(moment - self._rows_since, 1e-9)
             self.log.write("step", step, finite(step_values(self.last, self.it.loss, rates, speed, step / self.it.epoch_steps)))
             self._rows, self._rows_since = 0, moment
-        if every and step % every == 0 and stalled(self.losses, every):
+        if every and step % every == 0:
+            self._look_again(inputs, step, every)
+
+    def _look_again(self, inputs: BatchInputs, step: int, every: int) -> None:
+        """What is wrong between the branches, and why the loss does not move, if it does not."""
+        with torch.no_grad():
+            scores = self.gradients.scores(inputs, step, 0)
+            reports = branch_reports(scores, inputs.batch, self.it.loss)
+        for line in branch_warnings(reports, self.said):
+            self.display.say(line)
+        if stalled(self.losses, every):
             warming_up = step < self.optim.warmup * self.it.total_steps
-            with torch.no_grad():
-                reasons = stall_reasons(
-                    self.gradients.scores(inputs, step, 0), inputs.batch, self.it.loss, self.optim, self.last, warming_up
-                )
+            reasons = stall_reasons(scores, inputs.batch, self.it.loss, self.optim, self.last, warming_up)
             self.display.say(f"the loss has not moved for {every} steps ({self.last.loss:.3f}); likely:")
             for reason in reasons:
                 self.display.say(f"  {reason}")

@@ -27,12 +27,13 @@ class StepNumbers(NamedTuple):
 
 def branch_reports(scores: BranchScores, batch: Batch, loss: RetrievalLoss) -> list[BranchReport]:
     """Both branches as the loss sees them now; with a combined loss the one total."""
-    parts = [("f", scores.frame_BC, 0), ("v", scores.video_BC, -1)]
+    weights = loss.config.frame_weight, loss.config.video_weight
+    parts = [("f", scores.frame_BC, 0, weights[0]), ("v", scores.video_BC, -1, weights[1])]
     if "combined" in loss.config.kind:
-        parts = [("fv", scores.total_BC, 0)]
+        parts = [("fv", scores.total_BC, 0, 1.0)]
     return [
-        report_branch(name, score.detach().cpu().numpy(), batch.positive_BB, float(loss.log_scale[which]), float(loss.bias[which]))
-        for name, score, which in parts
+        report_branch(name, score.detach().cpu().numpy(), batch.positive_BB, float(loss.log_scale[which]), float(loss.bias[which]), weight)
+        for name, score, which, weight in parts
         if score is not None
     ]
 

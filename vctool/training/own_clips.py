@@ -28,6 +28,7 @@ from vctool.errors import InputError, Interrupted, VctoolError
 from vctool.metrics import PairedComparison, PerQuery, compare_paired, evaluate_ranking
 from vctool.models.losses import RetrievalLoss
 from vctool.training import checkpoint
+from vctool.training.advice import caption_lines
 from vctool.training.checkpoint import seed_everything
 from vctool.training.clips import ClipSet, read_clips
 from vctool.training.display import Display
@@ -136,6 +137,8 @@ def train_own_clips(recipe: Recipe, folder: RunFolder, display: Display, stop: S
     bench = Bench(recipe, folder.root, display, stop)
     clips, frames = bench.frames("own", clips)
     whole = Split(clips, frames, bench.texts("own", clips.texts))
+    for line in caption_lines(clips, recipe.optim.batch):
+        display.say(line)
     start = checkpoint.tensors_of(bench.model.trainable_state())
     results = _held_out(bench, whole, start, folder, display, stop)
     verdict = judge(results, recipe.data.repeats)
@@ -184,10 +187,10 @@ def evaluate_fold(bench: Bench, train: Split, held: Split, folder: RunFolder, st
 
 def fresh_queries(held: ClipSet, train: ClipSet) -> tuple[Queries | None, int]:
     """All captions of the held-out clips that no training clip has, and how many were left out."""
-    known = {train.texts[t] for clip in train.clips for t in clip.captions}
+    known = {train.meaning[t] for clip in train.clips for t in clip.captions}  # both are parts of one set: their numbers are the same
     kept, told = [], 0
     for clip in held.clips:
-        fresh = tuple(t for t in clip.captions if held.texts[t] not in known)
+        fresh = tuple(t for t in clip.captions if held.meaning[t] not in known)
         told += len(clip.captions) - len(fresh)
         kept.append(replace(clip, captions=fresh, reversed_captions=()))
     if not any(clip.captions for clip in kept):

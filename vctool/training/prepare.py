@@ -15,6 +15,7 @@ from vctool.models.losses import LossConfig, RetrievalLoss
 from vctool.models.open_clip_backbone import OpenClipBackbone
 from vctool.models.video_colbert import VideoColBERT
 from vctool.preprocessing.tokenizer import Tokenizer
+from vctool.training.advice import caption_lines, length_lines, zero_shot_mrr
 from vctool.training.batches import BatchPlan
 from vctool.training.checkpoint import seed_everything
 from vctool.training.clips import ClipSet, read_clips
@@ -42,7 +43,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything but the state of a run. best: names of the metrics whose sum is to be high."""
+    """Everything but the state of a run. best: names of the metrics whose sum is to be high.
+
+    start_mrr: what the pretrained model finds among the validation clips before any training; None where nothing is pretrained.
+    """
 
     recipe: Recipe
     model: VideoColBERT
@@ -53,6 +57,7 @@ class Prepared:
     validation: Split
     queries: Queries
     best: list[str]
+    start_mrr: float | None = None
 
     @property
     def epoch_steps(self) -> int:
@@ -103,6 +108,10 @@ class Bench:
             frames = prepare_frames(
                 self.model, self.store, inputs, decode, frozen=self.frozen, precision=self.precision, report=self._reporting(update)
             )
+        if clips.merged:
+            self.display.say(
+                f"{clips.merged} lines of {clips.path.name} name a clip that an earlier line names: their captions were put together"
+            )
         return _usable(clips, frames, data.strict, self.display), frames
 
     def texts(self, name: str, wanted: Sequence[str]) -> TextData:
@@ -117,10 +126,8 @@ class Bench:
                 precision=self.precision,
                 report=self._reporting(update),
             )
-        if data.truncated:
-            self.display.say(
-                f"{data.truncated} of {len(wanted)} {name} captions are longer than {self.recipe.model.query.max_length} tokens and are cut"
-            )
+        for line in length_lines(name, data, self.model):
+            self.display.say(line)
         return data
 
     def prepared(self, train: Split, validation: Split, queries: Queries) -> Prepared:
@@ -151,7 +158,14 @@ def prepare(recipe: Recipe, folder: Path, display: Display, stop: StopRequest) -
     validation = Split(validation_set, validation_frames, bench.texts("validation", queries.texts))
     if recipe.init.model is None:
         _standardise(bench.model, train.frames, recipe.run.seed)
-    return bench.prepared(train, validation, queries)
+    for line in caption_lines(train_set, recipe.optim.batch):
+        display.say(line)
+    prepared = bench.prepared(train, validation, queries)
+    if recipe.init.model is None and recipe.init.checkpoint is None:
+        return prepared
+    as_it_is = recipe.init.model is not None
+    start = zero_shot_mrr(bench.model, validation.frames, validation.texts, queries, bench.precision, as_it_is=as_it_is)
+    return replace(prepared, start_mrr=start)
 
 
 def prepare_held_out(
@@ -180,7 +194,9 @@ def prepare_held_out(
 def make_plan(recipe: Recipe, train: ClipSet) -> BatchPlan:
     """The batches of a run. Raises UsageProblem where an epoch is shorter than one optimizer step."""
     data, optim = recipe.data, recipe.optim
-    plan = BatchPlan(train.clips, size=optim.batch, seed=recipe.run.seed, reverse=data.reverse, caption_choice=data.caption_choice)
+    plan = BatchPlan(
+        train.clips, size=optim.batch, seed=recipe.run.seed, reverse=data.reverse, caption_choice=data.caption_choice, meaning=train.meaning
+    )
     if plan.batches < optim.accumulate:
         raise UsageProblem(
             f"an epoch has {plan.batches} batches, fewer than optim.accumulate = {optim.accumulate}", "lower one of batch and accumulate"

@@ -13,6 +13,7 @@ from typing import Any
 
 from vctool.errors import InputError, Interrupted, UsageProblem, VctoolError
 from vctool.training import checkpoint
+from vctool.training.advice import below_start, pad_lines
 from vctool.training.display import Display, clock
 from vctool.training.log import NoLog, RunLog
 from vctool.training.loop import RunFolder, Trainer
@@ -107,6 +108,8 @@ def _run(recipe: Recipe, folder: RunFolder, content: dict[str, Any] | None, disp
             summary: dict[str, Any] = {}
             ranks.lead(lambda: summary.update(_finish(prepared, folder, progress, machine)))
             if ranks.leads:
+                for line in _advice(prepared, summary["best"]):
+                    display.say(line)
                 log.write("end", progress.step, {"best": summary["best"], "seconds": progress.seconds})
                 display.say(f"trained in {clock(progress.seconds)}; best at step {summary['best']['step']}: {folder.model}")
     return summary
@@ -180,6 +183,16 @@ def _finish(prepared: Prepared, folder: RunFolder, progress: checkpoint.Progress
         "steps": progress.step,
         "seconds": story["seconds"],
     }
+
+
+def _advice(prepared: Prepared, best: dict[str, Any]) -> list[str]:
+    """What the best weights, which the model holds now, should be told about."""
+    it, branch = prepared, prepared.recipe.model.interaction
+    lines = pad_lines(it.model, it.validation.frames, it.validation.texts, it.queries, it.precision)
+    found = best["metrics"].get(f"{branch}/MRR")
+    if it.start_mrr is not None and found is not None and found < it.start_mrr:
+        lines.append(f"even the best weights are {below_start(found, it.start_mrr)}")
+    return lines
 
 
 def _said(value: Any) -> str:

@@ -59,7 +59,7 @@ def choose_queries(split: ClipSet, captions: int) -> Queries:
     owners: dict[int, set[int]] = {}
     for i, clip in enumerate(split.clips):
         for text in clip.captions:
-            owners.setdefault(text, set()).add(i)
+            owners.setdefault(split.meaning[text], set()).add(i)
     asked = [text for clip in split.clips for text in clip.captions[: captions or None]]
     if not asked:
         raise UsageProblem(f"{split.path}: no validation clip has a caption of its own", "reversed_captions alone are no queries")
@@ -70,7 +70,7 @@ def choose_queries(split: ClipSet, captions: int) -> Queries:
     return Queries(
         texts=tuple(split.texts[t] for t in used),
         text_Q=np.array([place[t] for t in asked], dtype=np.int64),
-        relevant=[owners[t] for t in asked],
+        relevant=[owners[split.meaning[t]] for t in asked],
         pair_P=np.array(pairs, dtype=np.int64),
         forward_P=np.array([place[a] for a, _ in both], dtype=np.int64),
         backward_P=np.array([place[b] for _, b in both], dtype=np.int64),
