@@ -14,22 +14,21 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from vctool.errors import InputError, Interrupted, ModelError, SkippedInputsError, StoreError, UsageProblem
+from vctool.errors import InputError, Interrupted, SkippedInputsError, StoreError, UsageProblem
 from vctool.precision import PRECISIONS
-from vctool.runtime.content import content_sha256
+from vctool.runtime.encoder import VideoEncoder
 from vctool.runtime.index_plan import IndexPlan, IndexSettings, PlannedClip, make_plan, with_user_meta
 from vctool.runtime.index_segments import cut_inputs, earlier_segmenting
 from vctool.runtime.journal import FinishedClip, Journal
 from vctool.runtime.machine import available_cores
 from vctool.runtime.model import Model, load_model
 from vctool.runtime.model_directory import ModelDirectory
+from vctool.runtime.pipeline import Job, encode_clips
 from vctool.runtime.sessions import Device, Provider
 from vctool.store import ClipTokens, Store, StoreDtype, StoreWriter, open_store
 from vctool.store.folder import FolderWriter, ShardSize
@@ -41,7 +40,6 @@ from vctool.video.sample import SamplingKind
 from vctool.video.segments import Segmenting
 from vctool.video.workers import DecodePool, DecodeResult
 
-_CUDA_CLIPS = 8  # clips encoded at once on a GPU; on the CPU one clip's frames fill the cores
 _MARGIN = 1 << 20  # bytes of free space beyond the estimate
 
 
@@ -143,27 +141,29 @@ def index_videos(
         dtype = dtype or _dtype_of(path)
         settings = IndexSettings.of(loaded.directory, frames, decoder, dtype, sampling, fps, segments)
         clips = find_videos(list(inputs))
-        if segments is not None:
-            try:
-                with DecodePool(min(workers, len(clips)), count=settings.sampling, decoder=decoder, timeout_s=timeout) as pool:
+        shape = loaded.directory.preprocess
+        # One pool looks at the files and decodes them: its processes remember what they have read of the last one.
+        with DecodePool(workers, count=settings.sampling, transform_config=shape, decoder=decoder, timeout_s=timeout) as pool:
+            if segments is not None:
+                try:
                     clips = cut_inputs(clips, segments, path, pool, rebuild=rebuild)
-            except KeyboardInterrupt:
-                raise Interrupted("stopped before the first clip: nothing was changed") from None
-        shards = ShardSize(shard_clips) if folder else None
-        plan = make_plan(clips, path, loaded.directory, settings, rebuild=rebuild, prune=prune, delete=delete, shards=shards)
-        run = _Run(plan, loaded, settings, Journal(path, half=dtype == "float16"), progress, began)
-        _go(run, workers, batch_size, timeout)
+                except KeyboardInterrupt:
+                    raise Interrupted("stopped before the first clip: nothing was changed") from None
+            shards = ShardSize(shard_clips) if folder else None
+            plan = make_plan(clips, path, loaded.directory, settings, rebuild=rebuild, prune=prune, delete=delete, shards=shards)
+            run = _Run(plan, loaded, settings, Journal(path, half=dtype == "float16"), progress, began)
+            _go(run, pool, batch_size)
     run.report.seconds = time.monotonic() - began
     if strict and run.report.failed:
         raise SkippedInputsError(f"{len(run.report.failed)} of {len(plan.clips)} clips were skipped: {_reasons(run.report.failed)}")
     return run.report
 
 
-def _go(run: _Run, workers: int, batch_size: int | None, timeout: float) -> None:
+def _go(run: _Run, pool: DecodePool, batch_size: int | None) -> None:
     journal = run.journal
     try:
         run.check_space()
-        run.encode(workers, batch_size, timeout)
+        run.encode(pool, batch_size)
         run.write()
         journal.discard()
     except KeyboardInterrupt:
@@ -194,6 +194,7 @@ class _Run:
         self.plan, self.model, self.settings, self.journal = plan, model, settings, journal
         self.progress, self.began = progress, began
         self.errors: dict[str, str] = {}  # by key: one file may be listed under several ids
+        self.encoder = ""
         fresh = [p for p in plan.clips if p.old is None]
         self.todo = list({p.key: p for p in fresh if p.key not in journal}.values())
         self.report = IndexReport(plan.output, model.directory, dropped=plan.dropped, deleted=plan.deleted)
@@ -216,49 +217,30 @@ class _Run:
                 "free some space, or choose another output",
             )
 
-    def encode(self, workers: int, batch_size: int | None, timeout: float) -> None:
+    def encode(self, pool: DecodePool, batch_size: int | None) -> None:
         """Decode and encode what is new, clip by clip into the journal."""
-        if not self.todo:
-            return
-        encoder = self.model.video
+        jobs = [Job(p.clip, p.piece[0], p.stat) for p in self.todo]
+        with contextlib.closing(encode_clips(jobs, self.model, pool, batch_size)) as encoded:
+            for one in encoded:
+                planned = self.todo[one.number]
+                if one.number == 0:
+                    self._name_encoder(self.model.video)
+                if one.tokens is None:
+                    self.errors[planned.key] = one.error or "cannot be encoded"
+                else:
+                    finished = FinishedClip(*one.tokens, _facts(planned, one.result, one.sha256))
+                    self.journal.append(planned.key, finished, encoder=self.encoder)
+                    self.report.indexed += 1
+                    if one.result.damaged:
+                        self.report.damaged.append(planned.clip.id)
+                if one.batch_ends:
+                    self._tell(one.number + 1, planned.clip)
+
+    def _name_encoder(self, encoder: VideoEncoder) -> None:
+        self.encoder = str(encoder.frame_graph.placement)
         self.report.device = encoder.device
         self.report.encoder = encoder.frame_graph.placement.to_json()
         self.report.notes += [g.note for g in (encoder.frame_graph, encoder.temporal_graph) if g is not None and g.note]
-        with DecodePool(
-            min(workers, len(self.todo)),
-            count=self.settings.sampling,
-            transform_config=self.model.directory.preprocess,
-            decoder=self.settings.decoder,
-            timeout_s=timeout,
-        ) as pool:
-            results = zip(self.todo, pool.run([p.clip for p in self.todo]), strict=True)
-            done = 0
-            for batch in _batches(results, batch_size or (_CUDA_CLIPS if encoder.device == "cuda" else 1)):
-                self._encode_batch(batch)
-                done += len(batch)
-                self._tell(done, batch[-1][0].clip)
-
-    def _encode_batch(self, batch: list[tuple[PlannedClip, DecodeResult]]) -> None:
-        self.errors |= {p.key: r.error for p, r in batch if r.error is not None}
-        decoded = [(p, r, r.frames_FHWC) for p, r in batch if r.frames_FHWC is not None]
-        if not decoded:
-            return
-        features_ND = self.model.video.frame_features(np.concatenate([frames for _, _, frames in decoded]))
-        start = 0
-        for planned, result, frames in decoded:
-            features_FD = features_ND[start : start + len(frames)]
-            start += len(frames)
-            times_F = result.times_F if result.times_F is not None else np.full(len(frames), np.nan)
-            try:
-                frame_FD, frame_time_F, video_VD, video_time_V = self.model.video.clip_tokens(features_FD, times_F)
-            except ModelError as problem:
-                self.errors[planned.key] = problem.message
-                continue
-            finished = FinishedClip(frame_FD, frame_time_F, video_VD, video_time_V, _facts(planned, result))
-            self.journal.append(planned.key, finished, encoder=str(self.model.video.frame_graph.placement))
-            self.report.indexed += 1
-            if result.damaged:
-                self.report.damaged.append(planned.clip.id)
 
     def _tell(self, done: int, clip: VideoInput) -> None:
         if self.progress is not None:
@@ -381,22 +363,10 @@ def _dtype_of(path: Path) -> StoreDtype:
     return "int8"
 
 
-def _batches(items: Iterable[tuple[PlannedClip, DecodeResult]], size: int) -> Iterator[list[tuple[PlannedClip, DecodeResult]]]:
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _facts(planned: PlannedClip, result: DecodeResult) -> dict[str, Any]:
+def _facts(planned: PlannedClip, result: DecodeResult, content: str | None) -> dict[str, Any]:
     """What is known of the file, without what the user says about the clip (that may change between runs)."""
     info = result.info
     facts: dict[str, Any] = dict(planned.stat)
-    content = content_sha256(planned.piece[0], planned.stat)
     if content is not None:
         facts["sha256"] = content
     if info is not None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,14 +90,24 @@ class DecodePool:
         self._workers = [_Worker(setup, timeout_s) for _ in range(workers)]
         self._run: _Run | None = None
 
-    def run(self, inputs: Iterable[VideoInput], *, ordered: bool = True) -> Iterator[DecodeResult]:
+    @property
+    def workers(self) -> int:
+        """Processes; 0 decodes in this one."""
+        return len(self._workers)
+
+    @property
+    def frames(self) -> int:
+        """The most frames that a clip can have."""
+        return self._sampling.count
+
+    def run(self, inputs: Iterable[VideoInput], *, ordered: bool = True, ahead: int = 0) -> Generator[DecodeResult]:
         """One result for each input, in the order of the inputs unless `ordered` is false.
 
-        Inputs are taken as needed: at most two clips for each worker are under way or waiting to be taken, whatever
-        the speed of the taker. Leaving the loop early, or an exception in it, stops the work. Raises VctoolError where
-        no worker process can be started.
+        Inputs are taken as needed: at most two clips for each worker, or `ahead` clips if that is more, are under way or
+        waiting to be taken, whatever the speed of the taker. Leaving the loop early, or an exception in it, stops the work.
+        Raises VctoolError where no worker process can be started.
         """
-        yield from self._answers(inputs, ordered, "frames")
+        yield from self._answers(inputs, ordered, "frames", ahead)
 
     def survey(self, inputs: Iterable[VideoInput], *, shots: bool = False) -> Iterator[tuple[VideoInput, DecodeResult]]:
         """Each input and what its file is, in order: `info` (or `error`), and with `shots` when its shots begin. No frames.
@@ -107,13 +117,13 @@ class DecodePool:
         for result in self._answers(inputs, True, "shots" if shots else "info"):
             yield result.input, result
 
-    def _answers(self, inputs: Iterable[VideoInput], ordered: bool, what: str) -> Iterator[DecodeResult]:
+    def _answers(self, inputs: Iterable[VideoInput], ordered: bool, what: str, ahead: int = 0) -> Iterator[DecodeResult]:
         if not self._workers:
             yield from self._here(inputs, what)
             return
         if self._run is not None:
             raise UsageProblem("this pool is already decoding: take all results of one run before the next")
-        self._run = _Run(self._workers, what)
+        self._run = _Run(self._workers, what, max(ahead, 2 * len(self._workers)))
         try:
             yield from self._run.results(iter(inputs), ordered)
         finally:
@@ -141,8 +151,8 @@ class DecodePool:
 class _Run:
     """One `run` of a pool: a thread for each worker takes clips from one queue and puts results into another."""
 
-    def __init__(self, workers: list[_Worker], what: str) -> None:
-        self.workers, self.what = workers, what
+    def __init__(self, workers: list[_Worker], what: str, ahead: int) -> None:
+        self.workers, self.what, self.ahead = workers, what, ahead
         self.jobs: queue.SimpleQueue[tuple[int, VideoInput] | None] = queue.SimpleQueue()
         self.done: queue.SimpleQueue[tuple[int, DecodeResult | VctoolError]] = queue.SimpleQueue()
         self.threads = [threading.Thread(target=self._serve, args=(w,), daemon=True, name="vctool-decode") for w in workers]
@@ -157,7 +167,7 @@ class _Run:
                 worker.interrupted = False
                 thread.start()
             while not self.stopping:
-                while more and given - taken < 2 * len(self.workers):
+                while more and given - taken < self.ahead:
                     clip = next(inputs, None)
                     if clip is None:
                         more = False
