@@ -37,7 +37,7 @@ from vctool.runtime.indexing import index_videos
 from vctool.runtime.machine import available_cores
 from vctool.runtime.model import Model, load_model
 from vctool.video.clip import VideoInput
-from vctool.video.files import find_videos
+from vctool.video.files import VIDEO_SUFFIXES, find_videos
 from vctool.video.sample import uniform_times
 from vctool.video.workers import DecodePool
 
@@ -155,7 +155,7 @@ def main() -> None:
     args = parser.parse_args()
     model = load_model(args.model, threads=args.threads)
     frames = model.directory.config.frames
-    found = find_videos([args.clips])
+    found = find_videos(sorted(p for p in args.clips.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES))  # without folders below
     print(f"{len(found)} files x {args.repeat}, {frames} frames, {args.workers} workers, encoder {model.video.frame_graph.placement}")
     if not args.no_loops and importlib.util.find_spec("decord"):
         found = [clip for clip in found if readable_by_decord(clip)]
@@ -186,9 +186,8 @@ def main() -> None:
         print(f"CPU of decoding and encoding / CPU of indexing: {(decode_cpu + encode_cpu) / both_cpu:.2f}")
         if args.no_waits:
             return
-        print(
-            "| encoder that waits, s a clip | decode only, clips / s | encoder alone | vctool index | to the slower |\n|---|---|---|---|---|"
-        )
+        print("| encoder that waits, s a clip | decode only, clips / s | encoder alone | vctool index | to the slower |")
+        print("|---|---|---|---|---|")
         for times in WAITS:
             waiting = load_model(args.model)
             waiting.__dict__["video"] = WaitingEncoder(model.video, times * decode_wall, frames)

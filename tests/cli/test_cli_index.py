@@ -137,6 +137,32 @@ def test_a_disk_that_fills_up_on_the_way_loses_nothing(
     assert done.code == 0 and "8 clips" in done.err
 
 
+def test_two_runs_on_one_store_the_second_says_so_and_nothing_is_lost(
+    vctool: Vctool, videos: Path, tmp_path: Path, tiny_model: Path, tiny_videos: Path
+) -> None:
+    """The first run stops in the middle, with a clip in its journal, while the second one tries."""
+    script = (
+        "import sys\nfrom vctool.runtime.indexing import index_videos\n"
+        "def wait(state):\n"
+        "    if state.done == 1:\n"
+        "        print('one clip', flush=True); sys.stdin.readline()\n"
+        "index_videos([sys.argv[1]], sys.argv[2], sys.argv[3], workers=0, device='cpu', progress=wait)\n"
+    )
+    more = shutil.copytree(tiny_videos, tmp_path / "more")
+    (more / "blue.mp4").rename(more / "other.mp4")
+    output = tmp_path / "c.npz"
+    command = [sys.executable, "-c", script, str(videos), str(output), str(tiny_model)]
+    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert first.stdin is not None and first.stdout is not None and first.stdout.readline() == "one clip\n"
+    expect_line(vctool("index", more / "other.mp4", "-o", output, "--model", tiny_model), 1, "c.npz", "another")
+    first.communicate("go on\n", timeout=60)
+    assert first.returncode == 0 and len(open_store(output)) == 4
+    assert vctool("index", more / "other.mp4", "-o", output, "--model", tiny_model).code == 0
+    store = open_store(output)
+    store.verify()
+    assert len(store) == 5 and "other.mp4" in store.clip_ids
+
+
 def test_half_a_store_is_one_line_and_stays(vctool: Vctool, videos: Path, tmp_path: Path, tiny_model: Path, tiny_index: Path) -> None:
     half = tiny_index.read_bytes()[: tiny_index.stat().st_size // 2]
     (tmp_path / "c.npz").write_bytes(half)

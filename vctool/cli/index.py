@@ -144,11 +144,14 @@ class _Lines:
         self._next = time.monotonic() + _LINE_SECONDS
 
     def __call__(self, state: IndexProgress) -> None:
+        from vctool.runtime.indexing import hours
+
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _LINE_SECONDS
         rate = state.done / max(state.seconds, 1e-3)
-        say(f"{state.done} of {state.total} clips, {rate:.1f} clips/s, {(state.total - state.done) / max(rate, 1e-3):.0f} s left")
+        left = hours((state.total - state.done) / max(rate, 1e-3))
+        say(f"{state.done} of {state.total} clips, {rate:.1f} clips/s, {left} left")
 
 
 def _tell_failures(report: IndexReport) -> None:

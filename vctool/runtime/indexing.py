@@ -11,6 +11,7 @@ Shape letters: N frames of a batch, F frames of a clip, S side of the input pict
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import time
@@ -40,6 +41,7 @@ from vctool.video.sample import SamplingKind
 from vctool.video.segments import Segmenting
 from vctool.video.workers import DecodePool, DecodeResult
 
+_SPARSE = 60.0  # seconds between sampled frames from which on a user should know that most was not seen
 _MARGIN = 1 << 20  # bytes of free space beyond the estimate
 
 
@@ -195,6 +197,7 @@ class _Run:
         self.progress, self.began = progress, began
         self.errors: dict[str, str] = {}  # by key: one file may be listed under several ids
         self.encoder = ""
+        self.sparse: list[tuple[str, float, int]] = []  # clips of which most was never seen: id, seconds, frames
         fresh = [p for p in plan.clips if p.old is None]
         self.todo = list({p.key: p for p in fresh if p.key not in journal}.values())
         self.report = IndexReport(plan.output, model.directory, dropped=plan.dropped, deleted=plan.deleted)
@@ -233,8 +236,16 @@ class _Run:
                     self.report.indexed += 1
                     if one.result.damaged:
                         self.report.damaged.append(planned.clip.id)
+                    self._note_gap(planned.clip, one.result)
                 if one.batch_ends:
                     self._tell(one.number + 1, planned.clip)
+
+    def _note_gap(self, clip: VideoInput, result: DecodeResult) -> None:
+        if result.info is None or result.times_F is None:
+            return
+        seconds = min(result.info.duration, clip.end or math.inf) - (clip.start or 0.0)
+        if seconds / len(result.times_F) >= _SPARSE:
+            self.sparse.append((clip.id, seconds, len(result.times_F)))
 
     def _name_encoder(self, encoder: VideoEncoder) -> None:
         self.encoder = str(encoder.frame_graph.placement)
@@ -249,6 +260,13 @@ class _Run:
 
     def write(self) -> None:
         """Write the store and fill in the report."""
+        if self.sparse:
+            name, seconds, frames = max(self.sparse, key=lambda one: one[1] / one[2])
+            more = f" ({len(self.sparse) - 1} more clips like it)" if len(self.sparse) > 1 else ""
+            self.report.notes.append(
+                f"of the {hours(seconds)} of {name} only {frames} pictures were looked at{more}: "
+                "--segment 30 makes long films searchable to the second"
+            )
         plan, report = self.plan, self.report
         present = [p for p in plan.clips if p.old is not None or p.key in self.journal]
         kept = self._settle_failures()
@@ -349,6 +367,14 @@ class _Run:
             return
         meta = with_user_meta(old.clip_meta(entry.old), entry.clip, entry.stat)
         writer.add_from(old, entry.old, clip_id=entry.clip.id, path=str(entry.clip.path), meta=meta)
+
+
+def hours(seconds: float) -> str:
+    """A duration for a reader: `45 s`, `12 min`, `1 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _position(entry: int | PlannedClip) -> int | None:

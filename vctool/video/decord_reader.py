@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vctool.errors import MissingExtraError, VideoError
 from vctool.video.container import opened, picture_stream
-from vctool.video.reader import DecodedFrames, Transform, VideoInfo, apply
+from vctool.video.reader import DecodedFrames, Picture, Transform, VideoInfo, apply
 from vctool.video.sample import Sampling, choose
 from vctool.video.shots import find_shots
 
@@ -39,7 +39,7 @@ class DecordReader:
         assert info.frame_times_F is not None
         chosen = choose(info, sampling, start, end, self.shots(path) if sampling.kind == "scenes" else None)
         # One at a time: `get_batch` would hold all of them at source size.
-        frames = [apply(transform, video[int(i)].asnumpy()) for i in chosen]
+        frames = [apply(transform, _picture(video, int(i), path)) for i in chosen]
         return DecodedFrames(frames, info.frame_times_F[chosen], info)
 
     def shots(self, path: Path) -> NDArray[np.float64]:
@@ -63,3 +63,11 @@ class DecordReader:
         duration = float(max(shown_F2[-1, 1] - shown_F2[0, 0], times_F[-1]))
         # decord turns pictures by itself and does not say that it did.
         return video, VideoInfo(path, width, height, duration, times_F, codec, 0, len(times_F))
+
+
+def _picture(video: Any, number: int, path: Path) -> Picture:
+    try:
+        picture: Picture = video[number].asnumpy()
+    except Exception:  # its own words are places in its source
+        raise VideoError(path, "damaged: decord stops at a picture that it cannot decode; try --decoder pyav") from None
+    return picture

@@ -93,7 +93,7 @@ def _walk(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
             continue
         if entry.is_dir():
             yield from _walk(folder / entry.name, entered)
-        elif Path(entry.name).suffix.lower() in VIDEO_SUFFIXES:
+        elif os.path.splitext(entry.name)[1].lower() in VIDEO_SUFFIXES:  # noqa: PTH122 (folders of 100,000 pictures: half the time)
             yield folder / entry.name
 
 
