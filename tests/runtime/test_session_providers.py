@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,27 @@ def test_openvino_gives_the_tokens_of_onnxruntime(tiny_model: Path, openvino: No
         assert have.dtype == quick.dtype == want.dtype
         np.testing.assert_allclose(have, want, atol=1e-6)
         np.testing.assert_allclose(quick.astype(np.float32), want.astype(np.float32), atol=2e-2)
+
+
+def test_ctrl_c_after_sessions_that_ended_in_any_order(tiny_model: Path, openvino: None) -> None:
+    """OpenVINO's managers take over the stack of signal handlers; see `vctool.runtime.sessions_openvino`."""
+    script = """
+import os, signal, sys
+from pathlib import Path
+from vctool.runtime.sessions_openvino import OpenVinoSession
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored in what a script has started
+sessions = [OpenVinoSession(Path(sys.argv[1]), threads=1) for _ in range(2)]
+while sessions:
+    sessions.pop(0)
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    while True:
+        pass
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+    path = str(tiny_model / "onnx" / "temporal.onnx")
+    assert subprocess.run([sys.executable, "-c", script, path], timeout=60, check=False).returncode == 130
 
 
 def test_openvino_keeps_no_array_that_the_next_run_overwrites(tiny_model: Path, openvino: None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,17 @@ def import_openvino() -> Any:
     return openvino
 
 
+@cache
+def _core(openvino: Any) -> Any:
+    """OpenVINO's device manager, one for the whole life of the process.
+
+    On a CPU with AMX each manager gives the thread that makes it a stack for signal handlers, and gives back the one before when it
+    goes. Of two that do not go in reverse order the second gives back what the first has freed, and then the next Ctrl-C ends the
+    process without a word (seen with OpenVINO 2026.4.1).
+    """
+    return openvino.Core()
+
+
 class OpenVinoSession:
     """One ONNX graph, compiled by OpenVINO for this CPU.
 
@@ -57,7 +69,7 @@ class OpenVinoSession:
         if precision is not None:
             settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}[precision]
         try:
-            self._compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+            self._compiled = _core(openvino).compile_model(str(path), "CPU", settings)
             self._request = self._compiled.create_infer_request()
         except Exception as problem:  # OpenVINO raises RuntimeError, whatever the cause; its first line is a place in its source
             lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
