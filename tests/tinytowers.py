@@ -17,15 +17,16 @@ from timm.models import register_model
 from timm.models.eva import _create_eva
 from timm.models.fastvit import RepConditionalPosEnc, _create_fastvit
 from timm.models.vision_transformer import _create_vision_transformer
+from timm.models.vision_transformer_hybrid import ConvStem, _create_vision_transformer_hybrid
 
 from vctool.config import BackboneConfig, ModelConfig, QueryConfig, TemporalConfig
 from vctool.models.checkpoint import build_model, save_model
 from vctool.models.video_colbert import VideoColBERT
 
 WIDTH = 32
-FAMILIES = ("tiny-clip", "tiny-siglip", "tiny-pe", "tiny-mobileclip")
+FAMILIES = ("tiny-clip", "tiny-siglip", "tiny-pe", "tiny-mobileclip", "tiny-mobileclip-b")
 
-__all__ = ["tinytower_mobileclip", "tinytower_pe", "tinytower_siglip"]
+__all__ = ["tinytower_mci", "tinytower_mobileclip", "tinytower_pe", "tinytower_siglip"]
 
 
 @register_model
@@ -50,6 +51,17 @@ def tinytower_mobileclip(pretrained: bool = False, **kwargs: Any) -> Any:
     sizes |= {"se_downsamples": (False, False, True, True), "token_mixers": ("repmixer", "repmixer", "repmixer", "attention")}
     sizes |= {"pos_embs": (None, None, None, partial(RepConditionalPosEnc, spatial_shape=(7, 7)))}
     return _create_fastvit("fastvit_mci0", pretrained=False, **(sizes | kwargs))
+
+
+@register_model
+def tinytower_mci(pretrained: bool = False, **kwargs: Any) -> Any:
+    sizes: dict[str, Any] = {"channels": (8, 8, WIDTH), "stride": (4, 2, 2), "kernel_size": (4, 2, 2), "padding": 0}
+    backbone = ConvStem(in_chans=3, act_layer=torch.nn.GELU, **sizes)
+    kept = {key: value for key, value in kwargs.items() if key not in ("device", "dtype")}
+    shape = {"img_size": 32, "embed_dim": WIDTH, "depth": 1, "num_heads": 2, "no_embed_class": True}
+    return _create_vision_transformer_hybrid(
+        "vit_base_mci_224", backbone=backbone, embed_args={"proj": False}, pretrained=False, **(shape | kept)
+    )
 
 
 def _configs() -> dict[str, dict[str, Any]]:
@@ -78,6 +90,12 @@ def _configs() -> dict[str, dict[str, Any]]:
             "vision_cfg": timm
             | {"timm_model_name": "tinytower_mobileclip", "timm_pool": "avg", "timm_proj": None, "timm_drop": 0.0, "image_size": 64},
             "text_cfg": text | {"no_causal_mask": True},
+        },
+        "tiny-mobileclip-b": {
+            "embed_dim": WIDTH,
+            "custom_text": True,
+            "vision_cfg": timm | {"timm_model_name": "tinytower_mci", "timm_pool": "token", "timm_proj": None, "timm_drop": 0.0},
+            "text_cfg": text | {"no_causal_mask": False},
         },
     }
 

@@ -32,12 +32,13 @@ T = TypeVar("T")
 class PreprocessConfig:
     """How a decoded frame becomes the model's input. Hashed into every store.
 
-    size: side of the square input in pixels. resize: `shortest` keeps the aspect and crops the centre, `squash` does not.
+    size: side of the square input in pixels. resize: `shortest` keeps the aspect and crops the centre, `longest` keeps it and fills
+    with black, `squash` does not keep it.
     interpolation: `bicubic` or `bilinear`, both antialiased. mean, std: per channel on the 0..1 scale.
     """
 
     size: int = 224
-    resize: Literal["shortest", "squash"] = "shortest"
+    resize: Literal["shortest", "squash", "longest"] = "shortest"
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)

@@ -46,7 +46,8 @@ def judged(reference: Reference, path: Path, precision: str) -> Verdict:
 
 
 @pytest.mark.parametrize(
-    ("family", "graph"), [("tiny-siglip", "text"), ("tiny-siglip", "frame"), ("tiny-pe", "frame"), ("tiny-mobileclip", "frame")]
+    ("family", "graph"),
+    [("tiny-siglip", "text"), ("tiny-siglip", "frame"), ("tiny-pe", "frame"), ("tiny-mobileclip", "frame"), ("tiny-mobileclip-b", "frame")],
 )
 def test_every_family_in_miniature(family: str, graph: str, tmp_path: Path) -> None:
     path = tmp_path / f"{graph}.onnx"
