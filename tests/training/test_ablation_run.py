@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from toy import QUIET, load_toy, press_ctrl_c
+from toy import QUIET, load_toy
 
 from vctool.ablation import run as runner
 from vctool.ablation.grid import load_grid
@@ -99,7 +99,7 @@ def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on_exactly(ablatio
         numbers = original(self, parts)
         steps += 1
         if steps == 6:  # the second step of the second run
-            press_ctrl_c()
+            os.kill(os.getpid(), signal.SIGINT)
         return numbers
 
     monkeypatch.setattr(Trainer, "_apply", apply)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -198,14 +197,3 @@ def batch_gradients(ranks: Ranks, rows: int, *, encode_rows: int = 0, kind: str 
     out = passed(BatchInputs(batch, ranks.counts(rows), len(own), parts), 0, 0, scale=lambda total: total, check=lambda value: None)
     named = [*toy.named_parameters(), *((f"loss.{name}", p) for name, p in loss.named_parameters())]
     return {"total": out.total} | {name: p.grad for name, p in named if p.grad is not None}
-
-
-def press_ctrl_c() -> None:
-    """Run the handler of SIGINT that is in force, as Python does between two instructions.
-
-    No signal is sent: this process may hold a compiler and three inference libraries that have put handlers and stacks of their
-    own in place, which no user's process has, and a whole test run has died of one. `test_training_run` sends a real one.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    assert callable(handler)
-    handler(signal.SIGINT, None)
