@@ -5,6 +5,7 @@ from vctool.data.check import SplitCheck, check_benchmark, check_split
 from vctool.data.locate import Located, VideoFolder, locate
 from vctool.data.published import compare_with_published
 from vctool.data.records import Clip, Query, Split, build_split, ids_sha256
+from vctool.data.training_manifests import Written, manifest_names, write_manifest
 from vctool.data.trec import read_qrels
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Split",
     "SplitCheck",
     "VideoFolder",
+    "Written",
     "benchmark",
     "build_split",
     "check_benchmark",
@@ -25,5 +27,7 @@ __all__ = [
     "load_benchmark",
     "load_split",
     "locate",
+    "manifest_names",
     "read_qrels",
+    "write_manifest",
 ]

@@ -34,7 +34,7 @@ def estimate(recipe: Recipe, folder: Path) -> dict[str, Any]:
     cache = recipe.data.cache or folder / "cache"
     with tempfile.TemporaryDirectory() as nowhere:
         root = cache if cache.exists() else Path(nowhere)
-        store = frame_cache(model, root, frozen=frozen, precision=precision, decoder=recipe.data.decoder)
+        store = frame_cache(model, root, frozen=frozen, precision=precision, decoder=recipe.data.decoder, fps=recipe.data.fps)
         missing = [i for i in store.missing(keys) if i not in failed]
     epoch_steps = max(1, plan.batches // recipe.optim.accumulate)
     return {

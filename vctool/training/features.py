@@ -18,11 +18,14 @@ from torch import Tensor
 
 import vctool
 from vctool.config import to_dict
+from vctool.errors import VideoError
 from vctool.models.backbone import Backbone
 from vctool.models.video_colbert import VideoColBERT
 from vctool.training.precision import Precision
 from vctool.training.row_cache import CachedRows, RowCache
 from vctool.video.clip import VideoInput
+from vctool.video.sample import Sampling
+from vctool.video.tar_member import stat_clip
 from vctool.video.workers import DecodePool, DecodeResult
 
 Report = Callable[[int, int], None]
@@ -55,16 +58,18 @@ def towers_frozen(backbone: Backbone, freeze: bool) -> bool:
 
 
 @contextmanager
-def decode_pool(model: VideoColBERT, workers: int, decoder: str) -> Iterator[Decode]:
-    """Worker processes that decode clips as `model` wants its frames."""
-    with DecodePool(workers, count=model.config.frames, transform_config=model.backbone.preprocess, decoder=decoder) as pool:
+def decode_pool(model: VideoColBERT, workers: int, decoder: str, fps: float = 0) -> Iterator[Decode]:
+    """Worker processes that decode clips as `model` wants its frames; fps: so many a second, spread evenly where that were too many."""
+    count = Sampling(model.config.frames, "fps", fps) if fps else Sampling(model.config.frames)
+    with DecodePool(workers, count=count, transform_config=model.backbone.preprocess, decoder=decoder) as pool:
         yield pool.run
 
 
-def frame_cache(model: VideoColBERT, root: Path, *, frozen: bool, precision: Precision, decoder: str) -> RowCache:
+def frame_cache(model: VideoColBERT, root: Path, *, frozen: bool, precision: Precision, decoder: str, fps: float = 0) -> RowCache:
     """Where frames of this model are kept: of a frozen tower its maps (float16), else pixels (uint8)."""
     backbone, frames, side = model.backbone, model.config.frames, model.backbone.preprocess.size
     settings = {"preprocess": to_dict(backbone.preprocess), "frames": frames, "decoder": decoder, "vctool": vctool.__version__}
+    settings |= {"fps": fps} if fps else {}
     if not frozen:
         return RowCache(root, "frames", settings, (frames, side, side, 3), np.uint8)
     empty = np.zeros((1, side, side, 3), np.uint8)
@@ -80,12 +85,16 @@ def clip_keys(clips: Sequence[VideoInput]) -> tuple[list[str], dict[int, str]]:
     keys, failed = [], {}
     for i, clip in enumerate(clips):
         try:
-            status = clip.path.stat()
+            size, changed = stat_clip(clip.path)
         except OSError as problem:
             failed[i] = problem.strerror or "cannot be read"
             keys.append("")
             continue
-        place = f"{clip.path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{clip.start}\0{clip.end}"
+        except VideoError as problem:
+            failed[i] = problem.reason
+            keys.append("")
+            continue
+        place = f"{clip.path.resolve()}\0{size}\0{changed}\0{clip.start}\0{clip.end}"
         keys.append(hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest())
     return keys, failed
 

@@ -96,13 +96,15 @@ class Bench:
         self.frozen = towers_frozen(self.model.backbone, recipe.optim.freeze_backbone)
         self.cache = recipe.data.cache or folder / "cache"
         self.tokenizer = _tokenizer(self.model, folder / "model")
-        self.store = frame_cache(self.model, self.cache, frozen=self.frozen, precision=self.precision, decoder=recipe.data.decoder)
+        self.store = frame_cache(
+            self.model, self.cache, frozen=self.frozen, precision=self.precision, decoder=recipe.data.decoder, fps=recipe.data.fps
+        )
 
     def frames(self, name: str, clips: ClipSet) -> tuple[ClipSet, FrameData]:
         """The clips that can be read, and their frames. Raises InputError where none can, or `data.strict` wants all."""
         inputs, data = [clip.input for clip in clips.clips], self.recipe.data
         with (
-            decode_pool(self.model, data.workers, data.decoder) as decode,
+            decode_pool(self.model, data.workers, data.decoder, data.fps) as decode,
             self.display.bar(f"{name} clips", len(inputs), "clips") as update,
         ):
             frames = prepare_frames(
@@ -149,6 +151,8 @@ class Bench:
 def prepare(recipe: Recipe, folder: Path, display: Display, stop: StopRequest) -> Prepared:
     """Build the model and bring the clips of both splits into the cache. Raises Interrupted when asked to stop."""
     train_set, validation_set = read_splits(recipe)
+    if recipe.data.select_on_test:
+        display.say("the weights are chosen by the TEST clips (data.select_on_test), as most published code does: no held-out result")
     bench = Bench(recipe, folder, display, stop)
     parse_best(recipe.run.best, recipe.model.interaction, bool(len(choose_queries(validation_set, 1).pair_P)))  # refuse before the work
     train_set, train_frames = bench.frames("train", train_set)
@@ -181,9 +185,12 @@ def prepare_held_out(
     clips = read_clips(manifest)
     frozen = towers_frozen(model.backbone, recipe.optim.freeze_backbone)
     cache = recipe.data.cache or folder / "cache"
-    store = frame_cache(model, cache, frozen=frozen, precision=precision, decoder=recipe.data.decoder)
+    store = frame_cache(model, cache, frozen=frozen, precision=precision, decoder=recipe.data.decoder, fps=recipe.data.fps)
     inputs = [clip.input for clip in clips.clips]
-    with decode_pool(model, recipe.data.workers, recipe.data.decoder) as decode, display.bar("test clips", len(inputs), "clips") as update:
+    with (
+        decode_pool(model, recipe.data.workers, recipe.data.decoder, recipe.data.fps) as decode,
+        display.bar("test clips", len(inputs), "clips") as update,
+    ):
         frames = prepare_frames(model, store, inputs, decode, frozen=frozen, precision=precision, report=lambda done, _: update(done))
     clips = _usable(clips, frames, True, display)
     queries = choose_queries(clips, captions)

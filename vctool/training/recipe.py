@@ -1,5 +1,6 @@
 """A training recipe: one TOML file that says everything about a run. Unknown keys are errors, defaults follow the field.
 
+base      other recipe files, the later ones over the earlier ones; this file has the last word
 [model]   what is trained (as `config.json`, with its tables backbone, query, temporal)
 [init]    what it starts from
 [data]    manifests and how clips enter batches
@@ -55,6 +56,7 @@ class DataConfig:
     select_on_test: choose the weights by the test clips, as most published code does; the result says so and is no test result.
 
     cache: where frame maps and text states of frozen towers are kept (default: in the run's folder); it can be deleted.
+    fps: take so many frames a second, and never more than `model.frames` (0: always `model.frames`, spread evenly).
     limit, validation_limit: use the first so many clips. workers: decode processes; 0 decodes in this process.
     reverse: a clip with `reversed_captions` enters its batch twice, forwards and backwards.
     caption_choice: `random` takes one caption of a clip at random each epoch; `all` makes every caption a pair of its own.
@@ -68,6 +70,7 @@ class DataConfig:
     folds: int = 0
     repeats: int = 3
     select_on_test: bool = False
+    fps: float = 0
     cache: Path | None = None
     workers: int = 2
     decoder: Literal["pyav", "decord"] = "pyav"
@@ -184,6 +187,7 @@ LATER_KEYS: dict[str, Any] = {
     "data.folds": 0,
     "data.repeats": 3,
     "data.select_on_test": False,
+    "data.fps": 0,
     "optim.ema": 0.0,
 }
 _PATHS = (
@@ -220,19 +224,11 @@ def find_recipe(path: Path) -> Path:
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; `overrides` are `table.key=value` with the value as TOML has it (a bare word is a text).
 
-    Paths in the file are relative to its folder (in a shipped recipe, to the current one), paths in overrides to the current one.
-    Raises UsageProblem for an unknown key (naming the nearest), a value of the wrong type or out of range; InputError where the
-    file cannot be read.
+    `base` in it names recipe files that it changes. Paths in the file are relative to its folder (in a shipped recipe, to the
+    current one), paths in overrides to the current one. Raises UsageProblem for an unknown key (naming the nearest), a value of the
+    wrong type or out of range; InputError where the file cannot be read.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such recipe") from None
-    except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(f"{path} cannot be read: {problem}") from None
-    except tomllib.TOMLDecodeError as problem:
-        raise UsageProblem(f"{path} is not TOML: {problem}") from None
-    _resolve(values, Path.cwd() if path.resolve().parent == RECIPES.resolve() else path.resolve().parent)
+    values = _tables(path)
     for text in overrides:
         _override(values, text)
     _resolve(values, Path.cwd())
@@ -256,6 +252,32 @@ def data_overrides(path: Path) -> list[str]:
     names = [name for name in ("train", "validation", "test") if (path / f"{name}.jsonl").is_file()]
     chosen = ["data.hold_out=0", "data.folds=0"] if "validation" in names else []
     return [*(f"data.{name}={quoted(path / f'{name}.jsonl')}" for name in names), *chosen]
+
+
+def _tables(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The tables of a recipe file over those of its `base` files, paths resolved."""
+    path = path.resolve()
+    if path in above:
+        raise UsageProblem(f"{path} is its own base", "take it out of `base`")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        where = f" (a base of {above[-1]})" if above else ""
+        raise InputError(f"{path}: no such recipe{where}") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InputError(f"{path} cannot be read: {problem}") from None
+    except tomllib.TOMLDecodeError as problem:
+        raise UsageProblem(f"{path} is not TOML: {problem}") from None
+    bases = values.pop("base", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UsageProblem(f"{path}: base is a recipe file, or a list of them, each over the ones before it")
+    # Shipped recipes name the user's files, not ours.
+    _resolve(values, Path.cwd() if path.is_relative_to(RECIPES.resolve()) else path.parent)
+    below: dict[str, Any] = {}
+    for base in bases:
+        below = _over(below, _tables(path.parent / base, (*above, path)))
+    return _over(below, values)
 
 
 def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
@@ -396,6 +418,7 @@ def _check(recipe: Recipe, where: str) -> None:
             sum([data.validation is not None, data.hold_out > 0, data.folds > 0, data.select_on_test]) == 1,
             "one of data.validation, data.hold_out, data.folds and data.select_on_test says what chooses the weights",
         ),
+        (data.fps >= 0, "data.fps must be 0 (evenly spread) or more"),
         (not data.select_on_test or data.test is not None, "data.select_on_test wants data.test, the clips to choose by"),
         (
             not data.folds or recipe.init.model is not None,

@@ -13,6 +13,7 @@ from typing import Any
 import av
 
 from vctool.errors import VideoError
+from vctool.video.tar_member import ffmpeg_url, member_of
 
 # Demuxing goes on after an error (a hole in an MPEG-TS is not its end), but not for ever.
 MAX_DEMUX_ERRORS = 100
@@ -20,7 +21,12 @@ NOT_A_VIDEO = "not a video (no decodable stream)"
 
 
 def check_file(path: Path) -> os.stat_result:
-    """`stat` of a file that can be read more than once. Raises VideoError with the reason otherwise."""
+    """`stat` of a file that can be read more than once (of a member of a tar file, the tar's). Raises VideoError with the reason."""
+    member = member_of(path)
+    if member is not None:
+        if not member.size:
+            raise VideoError(path, "file is empty (0 bytes)")
+        return check_file(member.tar)
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -53,7 +59,7 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         # `file:` because FFmpeg takes what stands before a colon in a name for a protocol. From a local file FFmpeg opens
         # only local files: a playlist that calls itself .mp4 fetches nothing.
-        container = av.open(f"file:{path}", metadata_errors="replace")
+        container = av.open(ffmpeg_url(path, member_of(path)), metadata_errors="replace")
     except av.FFmpegError:
         # The file itself can be read (`check_file`): whatever FFmpeg calls it, what is in it cannot.
         raise VideoError(path, _why_unreadable(path)) from None
