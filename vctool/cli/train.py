@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--resume", "run", type=PATH, metavar="RUN", help="Go on with the run in this folder, exactly as if it had not stopped.")
 @click.option("-o", "--output", type=PATH, metavar="RUN", help="The run's folder.  [default: run.output, or runs/NAME]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the weights, the batches and the captions.")
+@click.option("--profile", is_flag=True, help="Say at the end where a step's time went: data, encode, loss, backward, optimiser.")
 @click.option("--dry-run", is_flag=True, help="Say what the run would do and cost; train nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no talk.")
 @json_option
@@ -123,7 +124,7 @@ def _export(model: Path, display: Display) -> None:
 
 
 def _settings(
-    recipe: Path, output: Path | None, overrides: tuple[str, ...], seed: int | None, data: Path | None, init: Path | None
+    recipe: Path, output: Path | None, overrides: tuple[str, ...], seed: int | None, data: Path | None, init: Path | None, profile: bool
 ) -> Recipe:
     from dataclasses import replace
 
@@ -131,6 +132,8 @@ def _settings(
 
     named = [] if data is None else data_overrides(data)
     settings = load_recipe(recipe, [*named, *([] if init is None else [f"init.model={quoted(init)}"]), *overrides])
+    if profile:
+        settings = replace(settings, run=replace(settings.run, profile=True))
     if seed is not None:
         settings = replace(settings, run=replace(settings.run, seed=seed))
     if output is not None:

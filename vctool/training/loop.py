@@ -32,6 +32,7 @@ from vctool.training.log import RunLog, finite
 from vctool.training.observe import StepNumbers, branch_reports, first_look, stall_reasons, step_values
 from vctool.training.optimizer import build_optimizer, rate_factor, set_rates, trained_parameters
 from vctool.training.prepare import Prepared
+from vctool.training.profile import StepClock
 from vctool.training.ranks import ALONE, Ranks
 from vctool.training.recipe import recipe_dict
 from vctool.training.stop import StopRequest
@@ -83,6 +84,7 @@ class Trainer:
         )
         self.progress = Progress()
         self.said: set[str] = set()
+        self.clock = StepClock()
         self.losses: deque[float] = deque(maxlen=2 * self.run.stall_steps)
         self.last = StepNumbers(math.nan, math.nan, math.nan, math.nan, math.nan)
         self.data = data_fingerprint(prepared)
@@ -99,7 +101,9 @@ class Trainer:
             coming = self._ask_for(pool, progress.step, 0)
             while True:
                 if progress.validation_due:
+                    began = time.perf_counter()
                     self._validate()
+                    self.clock.pause(time.perf_counter() - began)
                 if progress.step >= total or self._patience_is_over():
                     return progress
                 if self.ranks.any(self.stop.asked):
@@ -107,11 +111,14 @@ class Trainer:
                 set_rates(self.optimizer, rate_factor(progress.step, total, self.optim))
                 parts = []
                 for part in range(self.optim.accumulate):
-                    inputs = coming.result()
+                    with self.clock.part("data"):
+                        inputs = coming.result()
                     coming = self._ask_for(pool, progress.step, part + 1)
                     parts.append(self._backward(inputs, part))
                     self._rows += len(inputs.batch.clip_B)
-                self.last = self._apply(parts)
+                with self.clock.part("optimiser"):
+                    self.last = self._apply(parts)
+                self.clock.step()
                 progress.step += 1
                 progress.validation_due = self._validation_falls(progress.step)
                 self._tell(inputs, update)
@@ -157,6 +164,8 @@ class Trainer:
             check=check,
             last=part == accumulate - 1,
         )
+        for name, seconds in self.gradients.seconds._asdict().items():
+            self.clock.add(name, seconds)
         return StepNumbers(float(out.total), float(out.frame), float(out.video), float(out.reversal), math.nan)
 
     def _apply(self, parts: list[StepNumbers]) -> StepNumbers:

@@ -125,8 +125,8 @@ class RunConfig:
     checkpoints to go on from are kept. threads: CPU threads (0: torch's choice). best: the metric, or sum of metrics
     joined by `+`, by which the best weights are chosen; `auto` is R@1 of the total score, plus its reversal_accuracy
     where the validation clips have reversed captions. patience: stop after so many validations without a new best (0:
-    never). stall_steps: how often to ask whether the loss moves at all (0: never). backend: what several processes (torchrun) talk
-    through: `nccl` between GPUs, `gloo` anywhere, or `auto`, the first that can.
+    never). stall_steps: how often to ask whether the loss moves at all (0: never). profile: say at the end where a step's
+    time went. backend: what several processes (torchrun) talk through: `nccl` between GPUs, `gloo` anywhere, or `auto`, the first that can.
     """
 
     name: str = "video-colbert"
@@ -141,6 +141,7 @@ class RunConfig:
     patience: int = 0
     stall_steps: int = 200
     tensorboard: bool = True
+    profile: bool = False
     backend: Backend = "auto"
 
 
@@ -178,6 +179,7 @@ FREE_KEYS = frozenset(
         "run.keep",
         "run.stall_steps",
         "run.tensorboard",
+        "run.profile",
     )
 )
 # Keys that came later: at these values a recipe means what it meant before there were any, and a run keeps its name.

@@ -19,6 +19,7 @@ from vctool.training.log import NoLog, RunLog
 from vctool.training.loop import RunFolder, Trainer
 from vctool.training.own_clips import train_own_clips
 from vctool.training.prepare import Prepared, prepare
+from vctool.training.profile import profile_lines
 from vctool.training.ranks import Ranks, joined, restarted
 from vctool.training.recipe import FREE_KEYS, Recipe, differences, load_recipe, recipe_dict, recipe_toml, without_later_keys
 from vctool.training.result import describe_split, hardware, portable, versions, write_result
@@ -110,6 +111,11 @@ def _run(recipe: Recipe, folder: RunFolder, content: dict[str, Any] | None, disp
             if ranks.leads:
                 for line in _advice(prepared, summary["best"]):
                     display.say(line)
+                if recipe.run.profile:
+                    summary["profile"] = trainer.clock.report()
+                    log.write("profile", progress.step, summary["profile"])
+                    for line in profile_lines(summary["profile"]):
+                        display.say(line)
                 log.write("end", progress.step, {"best": summary["best"], "seconds": progress.seconds})
                 display.say(f"trained in {clock(progress.seconds)}; best at step {summary['best']['step']}: {folder.model}")
     return summary
