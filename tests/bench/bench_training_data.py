@@ -1,4 +1,4 @@
-"""Is training ever waiting for its data? Step times with cached features, from a hot and from a cold page cache, and what reading alone gives.
+"""Is training ever waiting for its data? What reading cached features costs, beside the training step that uses them.
 
     python tests/bench/bench_training_data.py [--clips 4000] [--batch 256] [--steps 20]
 
