@@ -147,6 +147,19 @@ def test_a_tokenizer_file_that_is_missing_is_said_before_the_weights_are_read(
     assert "none.json: no such tokenizer file" in done.err
 
 
+def test_a_disk_without_room_for_the_directory_is_said_before_it_is_written(
+    vctool: Vctool, siglip: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vctool_export import from_open_clip
+
+    for name, content in siglip.items():  # the tokenizer lies beside the weights, and is found there
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(from_open_clip, "_COPIES", 1e12)
+    done = vctool("fetch", "mini-siglip", tmp_path / "model", "--checkpoint", tmp_path / "open_clip_model.safetensors")
+    assert done.code == 1 and "error: the model directory needs " in done.err and "choose another folder" in done.err
+    assert not (tmp_path / "model").exists() and not list(tmp_path.glob(".model-*"))
+
+
 def test_a_sum_that_a_local_file_has_not_is_refused(vctool: Vctool, tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(b"weights")
     done = vctool("fetch", "clip-b32", tmp_path / "model", "--checkpoint", tmp_path / "w.pt", "--sha256", "A" * 64)

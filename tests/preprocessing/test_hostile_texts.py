@@ -53,6 +53,32 @@ def test_clip_ids_are_open_clips(length: int, tmp_path: Path) -> None:
     assert (ours.length_B == ends + 1).all() and sum(ours.truncated) > len(texts) // 20
 
 
+def test_plain_text_takes_the_short_way_to_the_same_place(tmp_path: Path) -> None:
+    """Without ftfy and regex, whose imports take longer than a query: only where these would change nothing."""
+    import subprocess
+    import sys
+
+    import ftfy
+    from open_clip.tokenizer import SimpleTokenizer
+
+    from vctool.models.open_clip_backbone import clip_tokenizer_json
+
+    rng = random.Random(3)
+    printable = [chr(code) for code in range(32, 127) if chr(code) != "&"]
+    texts = ["".join(rng.choices(printable, k=rng.randint(1, 60))) for _ in range(3_000)] + list(printable)
+    texts += [f"{a}{b}" for a in "'_ <#" for b in printable]
+    assert all(ftfy.fix_text(text) == text for text in texts)
+    ours = tokenizer(tmp_path, json.dumps(clip_tokenizer_json()), "clip", 77, 0).encode(texts)
+    expect_equal(ours.input_ids_BL, SimpleTokenizer()(texts).numpy(), texts)
+    code = (
+        "import sys; from vctool.preprocessing.tokenizer import Tokenizer\n"
+        f"t = Tokenizer.load({str(tmp_path)!r}); t.encode(['a dog!'])\n"
+        "assert not {'ftfy', 'regex'} & set(sys.modules); t.encode(['caf\\xe9'])\n"
+        "assert {'ftfy', 'regex'} < set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 @pytest.mark.slow
 def test_clip_ids_are_open_clips_on_every_character_there_is(tmp_path: Path) -> None:
     from open_clip.tokenizer import SimpleTokenizer

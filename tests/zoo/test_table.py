@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from vctool.errors import UsageProblem
@@ -28,6 +30,18 @@ def test_a_licence_that_forbids_or_leaves_open_commercial_use_says_so() -> None:
     for model in MODELS:
         apple = model.name.startswith(("mobileclip", "dfn"))
         assert (model.licence.commercial is True) != apple and (not apple or model.licence.note)
+
+
+def test_the_table_in_the_documents_is_this_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    shown = {row[0].strip("`"): row[1:] for row in ([c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()) if row}
+    for model in MODELS:
+        megabytes, speed, coco, msrvtt, width, tokens, licence = shown[model.name]
+        assert int(megabytes.replace(",", "")) == model.megabytes and (int(width), int(tokens)) == (model.dim, model.context)
+        for said, value in ((coco, model.coco and model.coco.value), (msrvtt, model.msrvtt and model.msrvtt.value)):
+            assert said == (str(value) if value else "–"), model.name
+        assert speed == (f"{model.frames_per_cpu_second:.1f}" if model.frames_per_cpu_second else "–")
+        assert ("non-commercial" in licence) == (model.licence.commercial is False)
 
 
 def test_no_figure_is_without_its_source() -> None:

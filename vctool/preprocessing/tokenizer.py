@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ CONFIG_FILE = "tokenizer_config.json"
 PAD_PIECE = "[PAD]"
 # As open_clip's, without its two control tokens: a user who types "<end_of_text>" means these letters.
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+# The same on plain text, as most queries are: it needs no `regex`, whose import takes longer than a query's tokens.
+PLAIN_WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,10 @@ class Tokenizer:
         # A user who types "<end_of_text>" means these letters: read as the control token it would end the query there.
         backend.encode_special_tokens = True
         self._backend = backend
-        self._words: Any = None
-        if settings.kind == "clip" and type(backend.model).__name__ == "BPE":
-            import regex
+        self._splits = settings.kind == "clip" and type(backend.model).__name__ == "BPE"
+        if self._splits:
             from tokenizers import pre_tokenizers
 
-            self._words = regex.compile(CLIP_WORDS, regex.IGNORECASE)
             backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
         self.settings = settings
 
@@ -133,9 +134,11 @@ class Tokenizer:
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # argv may hold lone surrogates
         if self.settings.kind == "bert":
             return text
-        import ftfy
+        if not (text.isascii() and text.isprintable() and "&" not in text):  # plain text needs no mending: ftfy is slow to import
+            import ftfy
 
-        text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+            text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        text = text.strip()
         if self.settings.kind == "siglip":
             text = text.replace("_", " ").translate(str.maketrans("", "", string.punctuation))
         return " ".join(text.split()).lower()
@@ -174,11 +177,11 @@ class Tokenizer:
         )
 
     def _encodings(self, cleaned: Sequence[str]) -> list[_Encoded]:
-        if self._words is None:
+        if not self._splits:
             return [
                 _Encoded(e.ids, e.tokens, e.offsets, e.word_ids, e.special_tokens_mask) for e in self._backend.encode_batch(list(cleaned))
             ]
-        spans = [[match.span() for match in self._words.finditer(text)] for text in cleaned]
+        spans = [[match.span() for match in _clip_words(text).finditer(text)] for text in cleaned]
         words = [[text[begin:end] for begin, end in row] for text, row in zip(cleaned, spans, strict=True)]
         found = []
         for row, e in zip(spans, self._backend.encode_batch(words, is_pretokenized=True), strict=True):
@@ -186,6 +189,15 @@ class Tokenizer:
             offsets = [(start + begin, start + end) for start, (begin, end) in zip(starts, e.offsets, strict=True)]
             found.append(_Encoded(e.ids, e.tokens, offsets, e.word_ids, e.special_tokens_mask))
         return found
+
+
+def _clip_words(text: str) -> Any:
+    """The pattern that splits a cleaned text into words as open_clip does."""
+    if text.isascii():
+        return PLAIN_WORDS
+    import regex
+
+    return regex.compile(CLIP_WORDS, regex.IGNORECASE)  # it keeps compiled patterns
 
 
 def _kept(special_mask: Sequence[int], length: int) -> list[int]:

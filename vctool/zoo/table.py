@@ -87,6 +87,23 @@ class ZooModel:
         return round(4 * sum(self.parameters))
 
 
+# Frames for each second of CPU time: tests/bench/bench_towers.py. Architectures that are not here have not been measured.
+_SPEED: dict[str, float] = {
+    "MobileCLIP2-S0": 11.6,
+    "PE-Core-T-16-384": 7.8,
+    "PE-Core-S-16-384": 1.9,
+    "MobileCLIP2-S2": 5.3,
+    "ViT-B-32-quickgelu": 12.9,
+    "ViT-B-16-quickgelu": 3.0,
+    "MobileCLIP2-B": 2.8,
+    "ViT-B-32": 12.6,
+    "ViT-B-16": 3.3,
+    "ViT-B-16-SigLIP": 3.1,
+    "ViT-B-32-SigLIP2-256": 10.6,
+    "ViT-B-16-SigLIP2": 3.0,
+}
+
+
 def _clip(name: str, architecture: str, tag: str, repository: str, coco: float, what: str, msrvtt: Figure | None = None) -> ZooModel:
     shape = architecture.removesuffix("-quickgelu")
     parameters = {"ViT-B-32": (87.8, 63.4), "ViT-B-16": (86.2, 63.4), "ViT-L-14": (304.0, 123.7)}[shape]
@@ -177,7 +194,6 @@ def _dfn(name: str, architecture: str, tag: str, repository: str, parameters: tu
     )
 
 
-_SPEED: dict[str, float] = {}
 _OPENAI = "CLIP with OpenAI's weights"
 
 MODELS: tuple[ZooModel, ...] = (
