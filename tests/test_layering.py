@@ -82,7 +82,8 @@ def test_a_wheel_holds_both_packages_whole_and_nothing_else(wheel: zipfile.ZipFi
 
 def test_a_wheel_holds_what_is_not_code(wheel: zipfile.ZipFile) -> None:
     held = set(wheel.namelist())
-    assert {"vctool/py.typed", "vctool_export/py.typed", "vctool/demo/objects.tsv", "vctool/models/imagenet_classes.txt"} <= held
+    assert {"vctool/py.typed", "vctool_export/py.typed", "vctool/demo/objects.tsv"} <= held
+    assert {"vctool/models/imagenet_classes.txt", "vctool/models/imagenet_kinds.txt"} <= held
     assert sum(name.startswith("vctool/demo/clips/") and name.endswith(".mp4") for name in held) >= 50
     assert "vctool/demo/clips/captions.jsonl" in held
     from vctool.demo.show import MODELS

@@ -56,6 +56,8 @@ def make_bundle(model_dir: Path, bundle: Path) -> None:
             for path in sorted((rounded / "onnx").glob("*.onnx")):
                 shutil.copy(path, bundle / "onnx" / path.name)
                 data = path.with_name(path.name + ".data")
+                if not data.is_file():
+                    continue  # the scorer has no weights
                 arrays = []
                 for at, array in sorted(_external_arrays(path), key=lambda item: item[0]):
                     part = known.get(_key(array))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commandline import Vctool
+from tinymodel import build_tiny_model
 
 from vctool.cli import doctor as doctor_module
 from vctool.cli.options import STORE_DTYPES
@@ -25,6 +26,13 @@ def test_info_of_a_model_directory(vctool: Vctool, tiny_model: Path) -> None:
     facts = json.loads(vctool("info", tiny_model, "--json", "--all-files").out)
     assert (facts["kind"], facts["config"]["embed_dim"], facts["verified"]) == ("model", 8, "all")
     assert facts["graphs"]["text"] == (tiny_model / "onnx" / "text.onnx").stat().st_size
+
+
+def test_info_says_how_a_model_without_token_training_scores(vctool: Vctool, tmp_path: Path, tiny_model: Path) -> None:
+    pooled = build_tiny_model(tmp_path / "m", policy="pooled", temporal="mean")
+    out = " ".join(vctool("info", pooled).out.split())
+    assert "no token training: the pooled text vector against best frame + mean of frames" in out
+    assert "token training" not in vctool("info", tiny_model).out
 
 
 def test_info_of_a_store(vctool: Vctool, tiny_index: Path, tiny_model: Path) -> None:

@@ -207,6 +207,8 @@ def test_the_branch_is_the_models_own_unless_asked(tmp_path: Path, tiny_videos: 
     mean = search("yellow", tmp_path / "c.npz", branch="v").hits[0]
     assert mean.evidence.best_second is None and mean.evidence.words[0].second is None
     assert search("yellow", index).branch == "fv"
+    assert result.to_json()["search"]["query_policy"] == "pooled"
+    assert "query_policy" not in search("yellow", index).to_json()["search"]
 
 
 def test_an_empty_store_has_no_hits(tmp_path: Path) -> None:

@@ -192,6 +192,7 @@ def _show_model(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("backbone", f"{config['backbone']['name']} ({config['backbone']['kind']})"),
         ("interaction", f"{config['interaction']}, tokens {config['embed_dim']} wide"),
         ("query", f"{query['policy']}, up to {query['max_length']} tokens, expansion {query['expand']}"),
+        *([("zero-shot", _zero_shot(config))] if query["policy"] == "pooled" else []),
         ("frames", f"{config['frames']} a clip, {facts['preprocess']['size']} px, {facts['preprocess']['resize']}"),
         ("temporal encoder", kind if temporal["kind"] == "transformer" else temporal["kind"]),
         ("graphs", ", ".join(graphs)),
@@ -199,6 +200,13 @@ def _show_model(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("engines", ", ".join(facts["engines"]) or "none"),
         ("files", f"{facts['files']}, {amount(facts['bytes'])}" + (", all checked" if facts["verified"] == "all" else "")),
     ]
+
+
+def _zero_shot(config: dict[str, Any]) -> str:
+    """How a model without token training scores."""
+    video = {"mean": "mean of frames", "none": "best frame"}.get(config["temporal"]["kind"], "best video token")
+    against = {"f": "best frame", "v": video, "fv": f"best frame + {video}"}[config["interaction"]]
+    return f"no token training: the pooled text vector against {against}"
 
 
 def _show_store(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -206,6 +206,8 @@ def show(result: SearchResult, titled: bool, explain: bool) -> None:
         say(f"two-stage: {result.candidates:,}{among} clips compared exactly (--exact compares all)")
     elif result.allowed is not None:
         say(f"exact: {result.candidates:,} allowed clips compared")
+    if explain and result.query.pooled:
+        say("the query is one pooled vector, against the best frame (f) and the mean of frames (v): this model has no token training")
     if explain:
         for hit in result.hits:
             _explain(hit, result)

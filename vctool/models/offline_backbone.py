@@ -32,6 +32,11 @@ def imagenet_class_names() -> list[str]:
     return resources.files("vctool.models").joinpath("imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
 
 
+def imagenet_class_kinds() -> list[str]:
+    """What each of the 1,000 classes is a kind of: its synset's second hypernym in WordNet 3.0 (a golden retriever is a "sporting dog")."""
+    return resources.files("vctool.models").joinpath("imagenet_kinds.txt").read_text(encoding="utf-8").splitlines()
+
+
 class _OfflineBackbone(Backbone):
     """Tokenizer and pooled text shared by both uses of the towers."""
 
@@ -63,13 +68,16 @@ def _mean_over_tokens(state_BLW: Tensor, attention_mask_BL: Tensor) -> Tensor:
 class ConseBackbone(_OfflineBackbone):
     """Untrained. Frame feature = sum over the top classes of p(class) * text(class); query = pooled sentence embedding.
 
-    Centring both sides on the mean class embedding was tried and lowered recall on real clips, so it is not done.
+    A class is written with what it is a kind of: people say "dog", the classifier "Rhodesian ridgeback". Probabilities are softened, so
+    that a frame is not one class alone. Both were chosen on one half of the real clips and hold on the other (docs/offline.md);
+    centring, whitening and what else was tried there does not.
     """
 
     embed_dim = 384
     preprocess = PreprocessConfig(size=224, resize="shortest", interpolation="bicubic", mean=_LITE0_MEAN, std=_LITE0_STD)
     top_classes = 10
-    template = "a photo of a {}"
+    temperature = 1.5
+    template = "a photo of a {name}, a kind of {kind}"
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +90,8 @@ class ConseBackbone(_OfflineBackbone):
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_str(minilm_tokenizer())
-        encodings = tokenizer.encode_batch([self.template.format(name) for name in imagenet_class_names()])
+        described = zip(imagenet_class_names(), imagenet_class_kinds(), strict=True)
+        encodings = tokenizer.encode_batch([self.template.format(name=name, kind=kind) for name, kind in described])
         by_length = sorted(range(len(encodings)), key=lambda i: len(encodings[i].ids))
         for start in range(0, len(by_length), 50):
             chosen = by_length[start : start + 50]
@@ -99,7 +108,7 @@ class ConseBackbone(_OfflineBackbone):
         return logits_NC
 
     def frame_head(self, frame_map: Tensor) -> Tensor:
-        likely = frame_map.softmax(dim=-1).topk(self.top_classes, dim=-1)
+        likely = (frame_map / self.temperature).softmax(dim=-1).topk(self.top_classes, dim=-1)
         weight_NK = likely.values / likely.values.sum(dim=-1, keepdim=True)
         return (weight_NK[..., None] * self.class_embedding[likely.indices]).sum(dim=1)
 

@@ -26,7 +26,7 @@ class QueryTokens:
 
     query_QD: float32 unit rows. mask_Q: bool, the tokens that count. pieces_Q: the text of each token. pad_Q: bool, true on
     pad positions (soft query expansion). words: the words a reader sees, as ranges of tokens. dropped: text cut off because
-    the query is longer than the model reads, "" if nothing was.
+    the query is longer than the model reads, "" if nothing was. pooled: the one token is the whole text (a tower without token training).
     """
 
     text: str
@@ -36,6 +36,7 @@ class QueryTokens:
     pad_Q: NDArray[np.bool_]
     words: list[Word]
     dropped: str = ""
+    pooled: bool = False
 
     @classmethod
     def from_array(cls, query_QD: NDArray[np.generic], name: str) -> QueryTokens:
@@ -101,14 +102,15 @@ class TextEncoder:
             raise ModelError(f"{self.graph.path}: gave no usable tokens for {text!r}", "export the model again in full precision")
         pieces, words = tokens.pieces[row], tokens.words[row]
         pad_Q = tokens.attention_mask_BL[row] == 0
-        if self.model.config.query.policy == "pooled":
+        pooled = self.model.config.query.policy == "pooled"
+        if pooled:
             pieces, words, pad_Q = [text], [Word(text, 0, 1)], np.zeros(1, dtype=np.bool_)
         if len(query_QD) != len(pieces):
             raise ModelError(
                 f"{self.graph.path}: {len(query_QD)} query tokens for policy '{self.model.config.query.policy}', expected {len(pieces)}",
                 "config.json and the graph do not belong together: export the model again",
             )
-        return QueryTokens(text, query_QD.astype(np.float32), mask_Q.astype(np.bool_), pieces, pad_Q, words, tokens.dropped[row])
+        return QueryTokens(text, query_QD.astype(np.float32), mask_Q.astype(np.bool_), pieces, pad_Q, words, tokens.dropped[row], pooled)
 
 
 class VideoEncoder:

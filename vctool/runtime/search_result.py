@@ -70,6 +70,8 @@ class SearchResult:
 
     def _search_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {"mode": self.mode, "candidates": self.candidates}
+        if self.query.pooled:
+            found["query_policy"] = "pooled"
         if self.allowed is not None:
             found["allowed"] = self.allowed
         if self.offset:
