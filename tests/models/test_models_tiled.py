@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="the models need torch (the extra `t
 
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from vctool.models import tiled_meanmaxsim  # noqa: E402
+from vctool.models import compiled_gradient, tiled_meanmaxsim  # noqa: E402
 from vctool.models.tiled_meanmaxsim import tiled_mean_max_sim  # noqa: E402
 
 Problem = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
@@ -142,3 +142,51 @@ def test_nothing_larger_than_the_arguments_the_scores_and_a_tile_is_ever_made(mo
     with _Largest() as theirs:
         with_gradients(whole, given)
     assert theirs.elements == size * size * 32 * 26  # what the measure sees where the tensor is held
+
+
+# -- what gradient.c computes (float32 on the CPU, where the library was compiled) ---------------------------------------------------------
+
+needs_library = pytest.mark.skipif(not compiled_gradient.compiles_for(tokens=1), reason="the kernel is not compiled here")
+COMPILED_SHAPES = [(1, 1, 1, 1), (9, 32, 37, 14), (3, 5, 70, 256), (40, 33, 5, 2)]
+
+
+@needs_library
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("kept_bytes", [1 << 24, 0], ids=["places kept", "places found again"])
+@pytest.mark.parametrize("shape", COMPILED_SHAPES)
+def test_compiled_gradients_are_those_of_the_whole_tensor(
+    shape: tuple[int, int, int, int], kept_bytes: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # what the work is shared out by
+    exact = with_gradients(whole, problem(*shape, dim=19))
+    for a, b in zip(
+        exact, with_gradients(tiled_mean_max_sim, problem(*shape, dim=19, dtype=torch.float32), kept_bytes=kept_bytes), strict=True
+    ):
+        assert torch.allclose(a.float(), b, rtol=1e-5, atol=1e-5 * float(a.abs().max()))
+
+
+@needs_library
+def test_compiled_gradients_have_the_same_bits_with_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = problem(9, 32, 37, 14, dim=64, dtype=torch.float32)
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(with_gradients(tiled_mean_max_sim, given))
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+@needs_library
+def test_the_library_is_passed_over_where_the_variable_says_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = problem(6, 5, 9, 4, dtype=torch.float32)
+    compiled = with_gradients(tiled_mean_max_sim, given)
+    monkeypatch.setenv("VCTOOL_KERNEL", "numpy")
+    monkeypatch.setattr(compiled_gradient, "_share_out", lambda *given: pytest.fail("the library was called"))
+    for a, b in zip(compiled, with_gradients(tiled_mean_max_sim, given), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@needs_library
+def test_of_equal_similarities_the_first_is_taken_and_one_that_is_not_a_number_wins() -> None:
+    similarity = torch.tensor([[[1.0, 2.0, 3.0, -1.0]], [[1.0, 5.0, float("nan"), -2.0]], [[1.0, 5.0, 9.0, 0.0]]])
+    best, place = compiled_gradient.fold(similarity)
+    assert place.tolist() == [[0, 1, 1, 2]] and best[0, :2].tolist() == [1.0, 5.0] and bool(best[0, 2].isnan()) and best[0, 3] == 0.0

@@ -43,7 +43,8 @@ def test_a_compiler_that_does_not_know_amx_builds_the_rest(monkeypatch, tmp_path
 
 @needs_compiler
 def test_the_source_compiles_without_a_warning():
-    result = subprocess.run(["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-fsyntax-only", build.SOURCE], capture_output=True, text=True)
+    command = ["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-fsyntax-only", *build.SOURCES]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0 and result.stderr == ""
 
 
@@ -106,6 +107,6 @@ def test_the_kernels_are_clean_under_the_address_and_undefined_behaviour_sanitiz
         "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-k', unwanted, *sys.argv[2:]]))\n"
     )
     environment = os.environ | {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"}
-    tests = [Path(__file__).with_name(f"test_scoring_{name}.py") for name in ("kernels", "precision")]
+    tests = [Path(__file__).with_name(f"test_scoring_{name}.py") for name in ("gradient", "kernels", "precision")]
     result = subprocess.run([sys.executable, "-c", code, library, *tests], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]

@@ -7,7 +7,8 @@ above that found again from the tokens, which costs the products once more. Quer
 all of it.
 
 Memory beyond arguments, gradients and scores: a copy of the counted query tokens, places up to `KEPT_BYTES`, and some tiles.
-Time, backwards, does not grow with T: gradients are sums of chosen rows (`embedding_bag`), not products with one-hot matrices.
+Time, backwards, does not grow with T: gradients are sums of chosen rows, not products with one-hot matrices. On a CPU with the compiled
+library they, and the maxima, are made in C (`compiled_gradient`), else by torch (`embedding_bag`).
 
 Shape letters: B queries, Q query tokens, M counted query tokens of all queries end to end, C clips, T tokens of a clip, D width.
 """
@@ -21,6 +22,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vctool.models import compiled_gradient
+from vctool.models.compiled_gradient import compiles_for
 
 KEPT_BYTES = 64 << 20
 
@@ -62,12 +66,15 @@ class _Tokens:
     rows_TcD: Tensor  # [T * c, D]: token 0 of every clip, then token 1 of every clip, …
     shape: tuple[int, int]  # T, c
     hidden_Tc1: Tensor | None  # True where a token does not count; None where all do
+    compiled: bool  # whether gradient.c finds the maxima
 
     def maxima(self, query_mD: Tensor) -> tuple[Tensor, Tensor]:
         """(largest similarity, its token), [c, m] each."""
         sim_Tcm = torch.mm(self.rows_TcD, query_mD.T).view(*self.shape, -1)
         if self.hidden_Tc1 is not None:
             sim_Tcm.masked_fill_(self.hidden_Tc1, float("-inf"))
+        if self.compiled:
+            return compiled_gradient.fold(sim_Tcm)
         best_cm, place_cm = sim_Tcm.max(dim=0)
         return best_cm, place_cm
 
@@ -80,7 +87,8 @@ def _runs(token_CTD: Tensor, mask_CT: Tensor, chunk: int) -> Iterator[_Tokens]:
         clips = slice(start, start + chunk)
         rows_TcD = token_CTD[clips].transpose(0, 1)
         hidden = hidden_CT[clips].T[:, :, None] if some else None
-        yield _Tokens(clips, rows_TcD.flatten(0, 1), (rows_TcD.shape[0], rows_TcD.shape[1]), hidden)
+        shape = (rows_TcD.shape[0], rows_TcD.shape[1])
+        yield _Tokens(clips, rows_TcD.flatten(0, 1), shape, hidden, compiles_for(token_CTD, tokens=shape[0]))
 
 
 def _slices(length: int, step: int) -> list[slice]:
@@ -125,6 +133,9 @@ class _TiledMeanMaxSim(torch.autograd.Function):
         share_CB = (gradients[0] / count_B[:, None].to(query_MD.dtype)).T.masked_fill(empty_C[:, None], 0.0)
         query_grad_MD, token_grad_CTD = torch.zeros_like(query_MD), torch.zeros_like(token_CTD)
         tokens = token_CTD.shape[1]
+        if compiles_for(query_MD, token_CTD, share_CB, tokens=tokens):
+            place = place_CM if ctx.kept else None
+            return *_compiled_backward(ctx, query_MD, token_CTD, owner_M, token_mask_CT, share_CB, place), None, None, None, None, None
         if tokens:
             for run in _runs(token_CTD, token_mask_CT, _BACK_CLIPS):
                 own_cTD = token_CTD[run.clips]
@@ -137,6 +148,23 @@ class _TiledMeanMaxSim(torch.autograd.Function):
                     if ctx.needs_input_grad[1]:
                         token_grad_CTD[run.clips] += _choosing_queries(query_mD, place_cm, weight_cm, tokens)
         return query_grad_MD, token_grad_CTD, None, None, None, None, None
+
+
+def _compiled_backward(
+    ctx: Any, query_MD: Tensor, token_CTD: Tensor, owner_M: Tensor, token_mask_CT: Tensor, share_CB: Tensor, place_CM: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Both gradients by gradient.c, from the kept places at once, or a run of clips at a time as they are found again."""
+    tokens = token_CTD.shape[1]
+    query_grad_MD, token_grad_CTD = torch.zeros_like(query_MD), torch.zeros_like(token_CTD)
+    runs = [(slice(None), None)] if place_CM is not None else ((r.clips, r) for r in _runs(token_CTD, token_mask_CT, _BACK_CLIPS))
+    for clips, run in runs:
+        place_cM = place_CM if run is None else _found_again(run, query_MD)
+        assert place_cM is not None
+        if ctx.needs_input_grad[0]:
+            query_grad_MD += compiled_gradient.chosen_tokens(token_CTD[clips], place_cM, share_CB[clips], owner_M)
+        if ctx.needs_input_grad[1]:
+            token_grad_CTD[clips] = compiled_gradient.choosing_queries(query_MD, place_cM, share_CB[clips], owner_M, tokens)
+    return query_grad_MD, token_grad_CTD
 
 
 def _clips_in_tile(tokens: int, rows: int) -> int:

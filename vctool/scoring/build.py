@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("kernel.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernel.c", "gradient.c"))
 LIBRARY = Path(__file__).with_name("_kernel.so")
 
 _COMPILERS = ("cc", "gcc", "clang")
@@ -40,8 +40,9 @@ def compile_kernel(target: Path = LIBRARY, extra: Sequence[str] = ()) -> str | N
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / target.name
         reason = ""
-        for without in ((), ("-DWITHOUT_AMX",)):  # a compiler from before 2020 does not know AMX
-            reason = _run([*compiler, *_FLAGS, *extra, *without, str(SOURCE), "-o", str(made)])
+        # A compiler from before 2020 does not know AMX, and some do not make versions of a function.
+        for without in ((), ("-DWITHOUT_AMX",), ("-DWITHOUT_AMX", "-DWITHOUT_VERSIONS")):
+            reason = _run([*compiler, *_FLAGS, *extra, *without, *map(str, SOURCES), "-o", str(made)])
             if not reason:
                 made.replace(target)
                 return None

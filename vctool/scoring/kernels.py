@@ -89,6 +89,12 @@ def _library() -> ctypes.CDLL | str:
     return library
 
 
+def compiled_library() -> ctypes.CDLL | None:
+    """The compiled library, for what else is in it (`gradient.c`); None where there is none."""
+    library = _library()
+    return None if isinstance(library, str) else library
+
+
 @functools.cache
 def report() -> KernelReport:
     """What runs on this machine."""

@@ -27,9 +27,12 @@ from vctool.training.exchange import batch_scores
 from vctool.training.precision import Precision
 from vctool.training.ranks import Ranks
 
+Clock = Callable[[], float]
+
 
 class Seconds(NamedTuple):
-    """Wall time of a step: encoding; scores and loss, both directions; encoding backwards, with what is encoded again for it."""
+    """Time of a step (wall time, or by the clock that was given): encoding; scores and loss, both directions; encoding backwards, with what
+    is encoded again for it."""
 
     encode: float
     loss: float
@@ -40,12 +43,20 @@ class GradientPass:
     """Encodes batches and fills gradients; knows whether there are other processes."""
 
     def __init__(
-        self, model: VideoColBERT, loss: RetrievalLoss, precision: Precision, ranks: Ranks, *, pixels: bool, seed: int = 0
+        self,
+        model: VideoColBERT,
+        loss: RetrievalLoss,
+        precision: Precision,
+        ranks: Ranks,
+        *,
+        pixels: bool,
+        seed: int = 0,
+        clock: Clock = time.perf_counter,
     ) -> None:
         self.model, self.loss, self.precision, self.ranks, self.seed = model, loss, precision, ranks, seed
         self.encoder = Encoder(model, precision, pixels=pixels)
         self.parallel: nn.Module | None = None  # of several processes, from the first batch on
-        self.seconds = Seconds(0.0, 0.0, 0.0)
+        self.clock, self.seconds = clock, Seconds(0.0, 0.0, 0.0)
         beside = [] if model.similarities is None else list(model.similarities.parameters())
         self.beside = [*loss.parameters(), *beside]  # parameters that the loss meets after the encoder: DDP does not hold them
 
@@ -63,13 +74,13 @@ class GradientPass:
         place: (step, batch of the step), for seeds. scale: makes of the loss what is differentiated. check: sees the loss's value
         before that and may raise. last: whether gradients are to be averaged now; of several batches of a step only after the last.
         """
-        clock = [time.perf_counter()]
+        clock = [self.clock()]
         parts, again = len(inputs.parts), len(inputs.parts) > 1
         if self.parallel is None:
             self.parallel = self._parallel(inputs)
         with torch.no_grad() if again else self._apart(last):
             tokens = [self._encode(self.encoder if again else self.parallel, inputs, i, place) for i in range(parts)]
-        clock.append(time.perf_counter())
+        clock.append(self.clock())
         queries, clips = joined_tokens(tokens, inputs.own)
         if again:
             tokens.clear()
@@ -82,7 +93,7 @@ class GradientPass:
         out: LossOutput = self.loss(scores, positive_BB, torch.from_numpy(inputs.batch.reversal_B).to(device))
         check(float(out.total.detach()))
         scale(out.total).backward()  # type: ignore[no-untyped-call]
-        clock.append(time.perf_counter())
+        clock.append(self.clock())
         gradients = [leaf.grad for leaf in leaves]
         if not again:
             _backward((queries.query_BQD, clips.frame_CFD, clips.video_CVD), gradients)
@@ -90,7 +101,7 @@ class GradientPass:
             self._backward_again(inputs, place, gradients, last)
         if last:
             self.ranks.mean_gradients(self.beside)
-        clock.append(time.perf_counter())
+        clock.append(self.clock())
         self.seconds = Seconds(*(b - a for a, b in pairwise(clock)))
         return LossOutput(*(part.detach() for part in out))
 
