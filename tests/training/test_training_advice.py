@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from toy import QUIET, Splits, colour_pairs, load_toy, toy_config, toy_model, toy_recipe, write_clips
 
 from vctool.config import ModelConfig, QueryConfig, write_json
+from vctool.errors import InputError
 from vctool.models.video_colbert import VideoColBERT
 from vctool.training.batches import BatchPlan
 from vctool.training.clips import read_clips
@@ -183,3 +184,40 @@ def test_branches_out_of_balance_are_said(splits: Splits, tmp_path: Path) -> Non
     assert not even.line("times harder")
     uneven = heard(toy_recipe(splits.train, splits.validation, tmp_path / "uneven", loss__video_weight=0.01, **changes))
     assert "branch f pulls" in uneven.line("times harder than branch v")
+
+
+def test_a_batch_larger_than_the_data_is_all_of_it_and_said_to_be(splits: Splits, tmp_path: Path) -> None:
+    display = heard(toy_recipe(splits.train, splits.validation, tmp_path / "run", optim__batch=64, optim__steps=2, data__reverse=False))
+    assert display.line("is more than there is") == "optim.batch = 64 is more than there is: every batch is all 10 rows"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "shift_jis"])
+def test_a_manifest_in_another_encoding_is_one_line_with_the_cure(splits: Splits, tmp_path: Path, encoding: str) -> None:
+    text = "ein grüner Hund" if encoding != "shift_jis" else "犬が走る"
+    (tmp_path / "m.jsonl").write_bytes(json.dumps({"path": "a.mp4", "caption": text}, ensure_ascii=False).encode(encoding))
+    with pytest.raises(InputError, match="is not UTF-8 text") as caught:
+        start(toy_recipe(tmp_path / "m.jsonl", splits.validation, tmp_path / "run"), display=QUIET)
+    assert caught.value.hint == "save the manifest as UTF-8"
+
+
+def test_captions_in_any_script_train(splits: Splits, tmp_path: Path) -> None:
+    train = rewritten(splits.train, {0: ["ein grüner Hund"], 1: ["犬が走る"], 2: ["собака бежит"], 3: ["🐕‍🦺 כלב"]})
+    assert start(toy_recipe(train, splits.validation, tmp_path / "run", optim__steps=2), display=QUIET)["steps"] == 2
+
+
+def test_files_that_are_not_there_are_counted_named_and_left_out_and_strict_refuses_them(splits: Splits, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in splits.train.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["path"] = str(splits.train.parent / row["path"]) if number > 1 else f"gone-{number}.mp4"
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe = toy_recipe(tmp_path / "m.jsonl", splits.validation, tmp_path / "run", optim__steps=1)
+    display = heard(recipe)
+    assert "2 of 10 clips of m.jsonl cannot be read and are left out" in display.line("cannot be read")
+    assert "gone-1.mp4: No such file" in display.line("gone-1")
+    with pytest.raises(InputError, match="2 clips of .* cannot be read; the first: .*gone-0"):
+        start(
+            dataclasses.replace(
+                recipe, data=dataclasses.replace(recipe.data, strict=True), run=dataclasses.replace(recipe.run, output=tmp_path / "strict")
+            ),
+            display=QUIET,
+        )

@@ -22,7 +22,8 @@ from vctool.training.texts import TextData
 from vctool.training.validation import Queries, score_split
 
 _CUT_MANY = 0.1  # share of captions
-_SHARED_MANY = 0.05  # share of a batch's pairs
+_SHARED_SOME = 0.002  # share of a batch's pairs
+_SHARED_MANY = 0.05
 _ENOUGH_LONG = 20  # queries
 
 
@@ -42,6 +43,8 @@ def caption_lines(clips: ClipSet, batch: int) -> list[str]:
         for i in own:
             mates[i] |= own - {i}
     pairs = float(np.mean([len(m) for m in mates])) / max(len(clips) - 1, 1)
+    if pairs < _SHARED_SOME:
+        return []
     line = (
         f"{len(shared)} captions are said of several clips, '{words}' of {len(shared[most])}: they count as right for all of them, "
         f"also where only case and full stops differ; {100 * pairs:.1f} % of a batch's other clips are no wrong answers"

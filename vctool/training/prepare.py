@@ -165,6 +165,8 @@ def prepare(recipe: Recipe, folder: Path, display: Display, stop: StopRequest) -
     for line in caption_lines(train_set, recipe.optim.batch):
         display.say(line)
     prepared = bench.prepared(train, validation, queries)
+    if prepared.plan.rows < recipe.optim.batch:
+        display.say(f"optim.batch = {recipe.optim.batch} is more than there is: every batch is all {prepared.plan.rows} rows")
     if recipe.init.model is None and recipe.init.checkpoint is None:
         return prepared
     as_it_is = recipe.init.model is not None
