@@ -76,9 +76,14 @@ def main() -> None:
     for branch, score_QN in scores.score_QN.items():
         found = evaluate_ranking(score_QN, queries.relevant)
         low, high = bootstrap_intervals(found)["R@1"]
-        print(
-            f"| `{branch}` | {found.r1:.1f} | {found.recall[5]:.1f} | {found.recall[10]:.1f} | {found.median_rank:g} | {low:.1f}–{high:.1f} |"
-        )
+        cells = [
+            f"{found.r1:.1f}",
+            f"{found.recall[5]:.1f}",
+            f"{found.recall[10]:.1f}",
+            f"{found.median_rank:g}",
+            f"{low:.1f} to {high:.1f}",
+        ]
+        print(f"| `{branch}` | " + " | ".join(cells) + " |")
     count = len(split.clips)
     print(f"| chance | {100 / count:.1f} | {500 / count:.1f} | {1000 / count:.1f} | {(count + 1) / 2:g} | |")
     if chosen.figure:

@@ -214,7 +214,7 @@ def test_files_that_are_not_there_are_counted_named_and_left_out_and_strict_refu
     display = heard(recipe)
     assert "2 of 10 clips of m.jsonl cannot be read and are left out" in display.line("cannot be read")
     assert "gone-1.mp4: No such file" in display.line("gone-1")
-    with pytest.raises(InputError, match="2 clips of .* cannot be read; the first: .*gone-0"):
+    with pytest.raises(InputError, match=r"2 clips of .* cannot be read; the first: .*gone-0"):
         start(
             dataclasses.replace(
                 recipe, data=dataclasses.replace(recipe.data, strict=True), run=dataclasses.replace(recipe.run, output=tmp_path / "strict")

@@ -9,18 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy import COLOURS, QUIET, load_toy, toy_config, toy_model, toy_recipe, write_clips
+from tinymodel import make_video
+from toy import COLOURS, QUIET, Splits, load_toy, toy_config, toy_model, toy_recipe, write_clips
 
 from vctool.config import BackboneConfig, TemporalConfig, write_json
 from vctool.errors import InputError, UsageProblem
 from vctool.metrics import PerQuery
 from vctool.models.adapter import LowRankAdapter
 from vctool.training import own_clips
+from vctool.training.batches import BatchPlan
 from vctool.training.clips import TrainingClip, read_clips
 from vctool.training.own_clips import FoldResult, Verdict, fresh_queries, judge
+from vctool.training.prepare import prepare
 from vctool.training.recipe import Recipe, data_overrides, find_recipe, load_recipe, recipe_dict, shipped_recipes
 from vctool.training.run import start
 from vctool.training.splits import families, fold_members, hold_out
+from vctool.training.stop import StopRequest
 from vctool.training.toml_writer import to_toml
 from vctool.video.clip import VideoInput
 
@@ -233,3 +237,39 @@ def test_the_small_vit_of_our_own_is_built_through_open_clip() -> None:
     model = build_model(config)
     tokens = model.encode_video(torch.zeros(2, 8, 48, 48, 3, dtype=torch.uint8), torch.ones(2, 8, dtype=torch.bool))
     assert tokens.video_CVD.shape == (2, 10, 96)
+
+
+def test_choosing_by_the_test_clips_goes_by_its_own_name_alone(splits: Splits, test_clips: Path, tmp_path: Path, toy: None) -> None:
+    with pytest.raises(UsageProblem, match=r"data\.validation is data\.test"):
+        start(toy_recipe(splits.train, test_clips, tmp_path / "refused", data__test=test_clips, optim__steps=1), display=QUIET)
+    recipe = toy_recipe(splits.train, splits.validation, tmp_path / "run", data__test=test_clips, optim__steps=1)
+    recipe = replace(recipe, data=replace(recipe.data, validation=None, select_on_test=True))
+    model = Path(start(recipe, display=QUIET)["model"])
+    assert "TEST clips" in (model / "README.md").read_text() and "not a held-out result" in (model / "README.md").read_text()
+    assert json.loads((model / "training.json").read_text())["recipe"]["data"]["select_on_test"] is True
+
+
+def test_held_out_clips_choose_the_weights_and_never_train(splits: Splits, test_clips: Path, tmp_path: Path, toy: None) -> None:
+    recipe = toy_recipe(splits.train, splits.validation, tmp_path / "run", data__test=test_clips, optim__steps=2)
+    recipe = replace(recipe, data=replace(recipe.data, validation=None, hold_out=3))
+    story = json.loads((Path(start(recipe, display=QUIET)["model"]) / "training.json").read_text())
+    assert (story["data"]["train"]["clips"], story["data"]["validation"]["clips"]) == (7, 3)
+
+
+def test_a_frame_a_second_is_taken_and_never_more_than_the_model_has(tmp_path: Path, toy: None) -> None:
+    for name, seconds in (("short", 2.0), ("long", 9.0)):
+        make_video(tmp_path / f"{name}.mp4", ["red"], seconds=seconds, size=(32, 32))
+    for name, start_second in (("train", 0.0), ("val", 1.0)):
+        rows = [{"path": f"{v}.mp4", "id": f"{v}{name}", "start": start_second, "caption": f"{v} red"} for v in ("short", "long")]
+        manifest(tmp_path / f"{name}.jsonl", rows)
+    recipe = toy_recipe(tmp_path / "train.jsonl", tmp_path / "val.jsonl", tmp_path / "run", data__fps=1.0, data__reverse=False)
+    it = prepare(recipe, tmp_path / "run", QUIET, StopRequest())
+    assert it.train.frames.rows.counts_N.tolist() == [2, 4]  # the toy has four frames
+
+
+def test_every_caption_of_a_clip_is_right_for_each_of_its_rows_in_a_batch(splits: Splits) -> None:
+    clips = read_clips(splits.train)
+    batch = BatchPlan(clips.clips, size=20, seed=0, caption_choice="all", meaning=clips.meaning).batch(0, 0)
+    same = batch.clip_B[:, None] == batch.clip_B[None]
+    assert same.sum() > len(same)  # a clip is there with several captions
+    assert np.array_equal(batch.positive_BB, same)
