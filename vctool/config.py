@@ -51,6 +51,7 @@ class QueryConfig:
     policy: `tokens` is Video-ColBERT; `pooled` is one vector a query (towers never trained for token interaction).
     counted: which of SOT, words and EOT count (`words` leaves out both specials). expand: whether pad outputs count too
     (soft query expansion); `auto` counts them up to `auto_limit` true tokens. max_length: padded text length L in tokens.
+    templates: sentences with `{}` in them that a pooled query is put into, their vectors averaged; none by default.
     """
 
     policy: Literal["tokens", "pooled"] = "tokens"
@@ -58,6 +59,7 @@ class QueryConfig:
     expand: Expand = "on"
     auto_limit: int = 20
     max_length: int = 32
+    templates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

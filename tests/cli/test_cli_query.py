@@ -103,6 +103,19 @@ def test_a_query_of_500_words_is_cut_with_a_warning(vctool: Vctool, tiny_index: 
     assert "…" in done.err and done.err.count("\n") == 1
 
 
+def test_a_pooled_query_may_be_put_into_templates_and_the_answer_says_so(
+    vctool: Vctool, tiny_videos: Path, tiny_index: Path, tmp_path: Path
+) -> None:
+    model = build_tiny_model(tmp_path / "m", policy="pooled", temporal="mean")
+    assert vctool("index", tiny_videos, "-o", tmp_path / "c.npz", "--model", model, "-q").code == 0
+    done = vctool("query", "yellow", "--index", tmp_path / "c.npz", "--json", "--template", "a {}", "--template", "{} video")
+    found = json.loads(done.out)
+    assert (found["query"], found["tokens"][0]["text"], found["hits"][0]["id"]) == ("yellow", "yellow", "sub/yellow.mp4")
+    assert found["search"]["query_policy"] == "pooled" and found["search"]["templates"] == ["a {}", "{} video"]
+    assert "one pooled vector" in vctool("query", "yellow", "--index", tmp_path / "c.npz", "--explain").err
+    expect_line(vctool("query", "red", "--index", tiny_index, "--template", "a {}"), 2, "templates are for models whose query is one")
+
+
 def test_one_source_of_queries_is_needed(vctool: Vctool, tiny_index: Path, tmp_path: Path) -> None:
     expect_line(vctool("query", "--index", tiny_index), 2, "give one of")
     expect_line(vctool("query", "red", "-i", "--index", tiny_index), 2, "give one of")

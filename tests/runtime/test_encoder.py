@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tinymodel import COLOURS, DIM, LENGTH, SIZE, build_tiny_model
 
-from vctool.errors import InputError, ModelError
+from vctool.errors import InputError, ModelError, UsageProblem
 from vctool.runtime.checksums import write_checksums
 from vctool.runtime.encoder import QueryTokens, TextEncoder, VideoEncoder
 from vctool.runtime.model_directory import ModelDirectory
@@ -69,6 +70,40 @@ def test_a_pooled_model_gives_one_token_that_is_the_whole_query(tmp_path: Path) 
     (query,) = TextEncoder(model, device="cpu").encode(["red video"])
     assert query.query_QD.shape == (1, DIM) and query.pieces_Q == ["red video"]
     assert [(w.text, w.start, w.stop) for w in query.words] == [("red video", 0, 1)] and not query.pad_Q.any()
+
+
+def test_templates_average_the_pooled_vectors_and_are_named(tmp_path: Path) -> None:
+    model = ModelDirectory.open(build_tiny_model(tmp_path / "m", policy="pooled", temporal="mean", interaction="f"))
+    encoder = TextEncoder(model, device="cpu")
+    alone = [query.query_QD[0].astype(np.float64) for query in encoder.encode(["red video", "blue red", "green video", "blue green"])]
+    encoder.use_templates(["{} video", "blue {}"])
+    for query, pair, text in zip(encoder.encode(["red", "green"]), (alone[:2], alone[2:]), ("red", "green"), strict=True):
+        wanted = (pair[0] + pair[1]) / np.linalg.norm(pair[0] + pair[1])
+        np.testing.assert_allclose(query.query_QD[0], wanted, atol=1e-6)
+        assert (query.text, query.pieces_Q, query.templates, query.pooled) == (text, [text], ("{} video", "blue {}"), True)
+    with pytest.raises(InputError, match="the query is empty"):
+        encoder.encode([" "])
+
+
+def test_templates_of_the_model_s_own_are_used(tmp_path: Path) -> None:
+    folder = build_tiny_model(tmp_path / "m", policy="pooled", temporal="mean", interaction="f")
+    config = json.loads((folder / "config.json").read_text())
+    config["query"]["templates"] = ["blue {}"]
+    (folder / "config.json").write_text(json.dumps(config))
+    write_checksums(folder)
+    encoder = TextEncoder(ModelDirectory.open(folder), device="cpu")
+    given = encoder.encode(["red"])[0]
+    encoder.use_templates([])
+    np.testing.assert_allclose(given.query_QD, encoder.encode(["blue red"])[0].query_QD, atol=1e-6)
+
+
+def test_templates_that_do_not_fit_are_refused(text: TextEncoder, tmp_path: Path) -> None:
+    with pytest.raises(UsageProblem, match="query is one pooled vector"):
+        text.use_templates(["a photo of {}"])
+    pooled = TextEncoder(ModelDirectory.open(build_tiny_model(tmp_path / "m", policy="pooled")), device="cpu")
+    for bad in ("a photo", "{} and {}"):
+        with pytest.raises(UsageProblem, match="once, where the query goes"):
+            pooled.use_templates([bad])
 
 
 def test_expansion_counts_the_pads(tmp_path: Path) -> None:

@@ -206,7 +206,8 @@ def _zero_shot(config: dict[str, Any]) -> str:
     """How a model without token training scores."""
     video = {"mean": "mean of frames", "none": "best frame"}.get(config["temporal"]["kind"], "best video token")
     against = {"f": "best frame", "v": video, "fv": f"best frame + {video}"}[config["interaction"]]
-    return f"no token training: the pooled text vector against {against}"
+    templates = "".join(f", as {template!r}" for template in config["query"]["templates"])
+    return f"no token training: the pooled text vector against {against}{templates}"
 
 
 def _show_store(facts: dict[str, Any]) -> list[tuple[str, str]]:

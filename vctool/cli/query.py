@@ -53,6 +53,13 @@ _BLOCK = 64  # queries of a file answered in one pass over the store
 @click.option("--ids", type=click.Path(), metavar="FILE|-", help="Only the clips named there, one id a line.")
 @click.option("--offset", type=click.IntRange(min=0), default=0, metavar="N", help="Leave out the first N hits.")
 @click.option("--min-score", type=float, metavar="S", help="Leave out hits that score less.")
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    metavar="TEXT",
+    help='Put the query into this, "a photo of {}"; repeat to average (pooled models).',
+)
 @click.option("--explain", is_flag=True, help="Show what every token of the query adds to each score.")
 @click.option("-i", "--interactive", is_flag=True, help="Ask again and again with the model loaded; Ctrl-D leaves.")
 @click.option("--exact", is_flag=True, help="Compare every clip, however many there are.")
@@ -142,6 +149,7 @@ class _Asked:
     ) -> None:
         from vctool.runtime.allowed import allowed_clips
 
+        self._templates: tuple[str, ...] = settings.pop("templates")
         self.scorer = chosen_scorer(settings.pop("scorer"), settings.pop("memory"), settings)
         self.store, self._model, self._settings, self._ids = store, model, settings, ids
         self.wanted, self.branch, self.explain, self.as_json = wanted, branch, explain, as_json
@@ -160,7 +168,10 @@ class _Asked:
         from vctool.runtime.model import load_model
         from vctool.runtime.search import find_model
 
-        return load_model(find_model(self.store) if self._model is None else self._model, **self._settings)
+        model = load_model(find_model(self.store) if self._model is None else self._model, **self._settings)
+        if self._templates:
+            model.text.use_templates(self._templates)
+        return model
 
     def answer(self, asked: list[str | QueryTokens] | list[str] | list[QueryTokens], titled: bool = False) -> None:
         from vctool.runtime.search import search_wanted

@@ -16,6 +16,7 @@ from vctool.errors import InputError, ModelError
 from vctool.preprocessing.tokenizer import TokenBatch, Tokenizer, Word
 from vctool.runtime.model_directory import ModelDirectory
 from vctool.runtime.sessions import Device, Graph, Provider
+from vctool.runtime.templates import averaged, checked, filled
 
 Float32 = NDArray[np.float32]
 
@@ -27,6 +28,7 @@ class QueryTokens:
     query_QD: float32 unit rows. mask_Q: bool, the tokens that count. pieces_Q: the text of each token. pad_Q: bool, true on
     pad positions (soft query expansion). words: the words a reader sees, as ranges of tokens. dropped: text cut off because
     the query is longer than the model reads, "" if nothing was. pooled: the one token is the whole text (a tower without token training).
+    templates: what the text was put into, see `runtime.templates`.
     """
 
     text: str
@@ -37,6 +39,7 @@ class QueryTokens:
     words: list[Word]
     dropped: str = ""
     pooled: bool = False
+    templates: tuple[str, ...] = ()
 
     @classmethod
     def from_array(cls, query_QD: NDArray[np.generic], name: str) -> QueryTokens:
@@ -67,6 +70,7 @@ class TextEncoder:
 
     def __init__(self, model: ModelDirectory, *, device: Device = "auto", provider: Provider = "auto", threads: int | None = None) -> None:
         self.model = model
+        self.templates = checked(model.config.query.templates, model.config.query.policy)
         with model.checking("text") as path:
             self.tokenizer = Tokenizer.load(model.path)
             self.graph = Graph(path, device=device, provider=provider, threads=threads)
@@ -78,17 +82,23 @@ class TextEncoder:
                 "export the model again",
             )
 
+    def use_templates(self, templates: Sequence[str]) -> None:
+        """Put queries into these from now on, in place of the model's own. Raises UsageProblem if they do not fit the model."""
+        self.templates = checked(templates, self.model.config.query.policy)
+
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> list[QueryTokens]:
         """Encode queries. Raises InputError for a query without a word in it."""
+        _require_text(texts)
+        asked = filled(texts, self.templates) if self.templates else texts
         encoded: list[QueryTokens] = []
-        for start in range(0, len(texts), batch_size):
-            encoded.extend(self._encode(texts[start : start + batch_size]))
-        return encoded
+        for start in range(0, len(asked), batch_size):
+            encoded.extend(self._encode(asked[start : start + batch_size]))
+        if not self.templates:
+            return encoded
+        count = len(self.templates)
+        return [averaged(text, encoded[i * count : (i + 1) * count], self.templates) for i, text in enumerate(texts)]
 
     def _encode(self, texts: Sequence[str]) -> list[QueryTokens]:
-        for text in texts:
-            if not text.strip():
-                raise InputError("the query is empty", 'describe what to look for, for example: "a dog catching a frisbee"')
         tokens = self.tokenizer.encode(texts)
         for text, words in zip(texts, tokens.words, strict=True):
             if not words:
@@ -111,6 +121,12 @@ class TextEncoder:
                 "config.json and the graph do not belong together: export the model again",
             )
         return QueryTokens(text, query_QD.astype(np.float32), mask_Q.astype(np.bool_), pieces, pad_Q, words, tokens.dropped[row], pooled)
+
+
+def _require_text(texts: Sequence[str]) -> None:
+    for text in texts:
+        if not text.strip():
+            raise InputError("the query is empty", 'describe what to look for, for example: "a dog catching a frisbee"')
 
 
 class VideoEncoder:

@@ -72,6 +72,8 @@ class SearchResult:
         found: dict[str, Any] = {"mode": self.mode, "candidates": self.candidates}
         if self.query.pooled:
             found["query_policy"] = "pooled"
+        if self.query.templates:
+            found["templates"] = list(self.query.templates)
         if self.allowed is not None:
             found["allowed"] = self.allowed
         if self.offset:
