@@ -39,7 +39,7 @@ def test_daily_commands_open_no_connection(tmp_path: Path, tiny_videos: Path, ti
     log.unlink()
     rows = [{"path": str(tiny_videos / f"{name}.mp4"), "captions": [name]} for name in ("red", "blue")]
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    for args in (
+    commands = [
         ["index", str(tiny_videos), "-o", output, "--model", str(tiny_model)],
         ["query", "red", "--index", output, "--explain"],
         ["info", output],
@@ -47,8 +47,14 @@ def test_daily_commands_open_no_connection(tmp_path: Path, tiny_videos: Path, ti
         ["evaluate", str(tiny_model), "--data", str(tmp_path / "test.jsonl")],
         ["doctor"],
         ["fetch", "--list"],
-        ["verify", str(tiny_model)],
-    ):
-        done = python("-m", "vctool", *args)
-        assert done.returncode == 0 or args[0] == "verify", (args, done.stderr)
-        assert not log.exists(), (args, log.read_text())
+        ["verify", str(tiny_model)],  # which has no reference to be verified against: it ends with 1
+    ]
+    code = (
+        "from vctool.cli import cli\n"
+        f"if __name__ == '__main__':\n    for args in {commands!r}:\n"
+        "        try: cli.main(args)\n        except SystemExit as leaving: assert leaving.code in (0, None) or args[0] == 'verify', args\n"
+    )
+    (tmp_path / "all.py").write_text(code)  # a file, since the decode processes import what started them
+    done = python("all.py")
+    assert done.returncode == 0, done.stderr
+    assert not log.exists(), log.read_text()

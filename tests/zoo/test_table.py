@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,12 +51,18 @@ def test_no_figure_is_without_its_source() -> None:
         assert 0 < figure.value < 100 and len(figure.source) > 8
 
 
+@functools.cache
+def bare_tower(architecture: str) -> Any:
+    """The architecture without its numbers, once for all names of it."""
+    from vctool.models.open_clip_checkpoint import bare_model
+
+    return bare_model(architecture)
+
+
 @pytest.mark.parametrize("model", MODELS, ids=lambda m: m.name)
 def test_a_row_is_what_open_clip_says_and_what_its_architecture_is(model: ZooModel) -> None:
     open_clip = pytest.importorskip("open_clip", reason="open_clip is part of the extra `export`")
     from open_clip.pretrained import get_pretrained_cfg
-
-    from vctool.models.open_clip_checkpoint import bare_model
 
     recorded = get_pretrained_cfg(model.architecture, model.tag)
     assert recorded["hf_hub"] == model.repository + "/"
@@ -63,7 +71,7 @@ def test_a_row_is_what_open_clip_says_and_what_its_architecture_is(model: ZooMod
     assert bool(recorded.get("quick_gelu")) == bool(config.get("quick_gelu"))
     wanted = config["text_cfg"].get("hf_tokenizer_name")
     assert (model.tokenizer_file is not None) == (wanted is not None) and wanted in (None, model.repository)
-    bare = bare_model(model.architecture)
+    bare = bare_tower(model.architecture)
     image = sum(p.numel() for p in bare.visual.parameters())
     text = sum(p.numel() for p in bare.parameters()) - image
     assert (round(image / 1e6, 1), round(text / 1e6, 1)) == pytest.approx(model.parameters, abs=0.051)

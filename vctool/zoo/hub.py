@@ -53,26 +53,32 @@ def fetch_file(repository: str, names: Sequence[str], *, sha256: str | None = No
     hub = _client()
     reason = ""
     for name in names:
-        try:
-            told = hub.get_hf_file_metadata(hub.hf_hub_url(repository, name))
-        except hub.errors.EntryNotFoundError:
-            continue
-        except hub.errors.OfflineModeIsEnabled:
-            reason = "HF_HUB_OFFLINE is set"
-        except hub.errors.HfHubHTTPError as problem:
-            if getattr(problem.response, "status_code", 0) < 500:
-                _refused(hub, repository, problem)
-            reason = f"{hub.constants.ENDPOINT} answers {problem.response.status_code}"
-        except Exception as problem:  # the client's HTTP library differs from version to version, and so do its exceptions
-            reason = f"{hub.constants.ENDPOINT} cannot be reached ({_first_line(problem)})"
-        if not reason:
-            return _online(hub, repository, name, told, sha256, say)
-        cached = hub.try_to_load_from_cache(repository, name)
+        if not reason:  # asked once is enough: behind some firewalls every question takes the full timeout
+            told, reason = _ask(hub, repository, name)
+            if told is not None:
+                return _online(hub, repository, name, told, sha256, say)
+        cached = hub.try_to_load_from_cache(repository, name) if reason else None
         if isinstance(cached, str):
             return _from_cache(repository, name, Path(cached), sha256)
     if reason:
         raise NoNetworkError(f"{reason}, and {repository} is not in the cache")
     raise ModelError(f"{repository} on the hub has none of {', '.join(names)}", "the repository may have changed: report it")
+
+
+def _ask(hub: Any, repository: str, name: str) -> tuple[Any, str]:
+    """What the hub says of a file: its address, hash and size. Or None, and why it could not be asked ("": it has no such file)."""
+    try:
+        return hub.get_hf_file_metadata(hub.hf_hub_url(repository, name)), ""
+    except hub.errors.EntryNotFoundError:
+        return None, ""
+    except hub.errors.OfflineModeIsEnabled:
+        return None, "HF_HUB_OFFLINE is set"
+    except hub.errors.HfHubHTTPError as problem:
+        if getattr(problem.response, "status_code", 0) < 500:
+            _refused(hub, repository, problem)
+        return None, f"{hub.constants.ENDPOINT} answers {problem.response.status_code}"
+    except Exception as problem:  # the client's HTTP library differs from version to version, and so do its exceptions
+        return None, f"{hub.constants.ENDPOINT} cannot be reached ({_first_line(problem)})"
 
 
 def _client() -> Any:
@@ -148,7 +154,7 @@ def _download(hub: Any, repository: str, name: str, told: Any, blob: Path, sha25
                 address,
                 out,
                 resume_size=have,
-                headers=hub.utils.build_hf_headers(),
+                headers=hub.utils.build_hf_headers() | {"Accept-Encoding": "identity"},  # ranges of what is compressed are not ours
                 expected_size=told.size,
                 displayed_filename=name,
             )
