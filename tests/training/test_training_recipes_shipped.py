@@ -12,11 +12,13 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("open_clip", reason="open_clip is part of the extra `train`")
 
 from tinymodel import COLOURS, make_video  # noqa: E402
-from tinytowers import WIDTH  # noqa: E402
+from tinytowers import WIDTH, tiny_model  # noqa: E402
 from toy import QUIET  # noqa: E402
 
-from vctool.config import TemporalConfig  # noqa: E402
+from vctool.config import BackboneConfig, TemporalConfig  # noqa: E402
 from vctool.errors import InputError, UsageProblem  # noqa: E402
+from vctool.models.checkpoint import load_model, save_model  # noqa: E402
+from vctool.training.prepare import make_model  # noqa: E402
 from vctool.training.recipe import RECIPES, Recipe, data_overrides, load_recipe, recipe_dict, shipped_recipes  # noqa: E402
 from vctool.training.run import start  # noqa: E402
 
@@ -159,3 +161,18 @@ def test_a_base_that_cannot_be_is_one_line(tmp_path: Path, text: str, problem: t
     (tmp_path / "own.toml").write_text(text + "\n")
     with pytest.raises(problem, match=words):
         load_recipe(tmp_path / "own.toml")
+
+
+def test_the_towers_of_a_model_directory_are_a_checkpoint(clips: Path, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    save_model(tiny_model("tiny-clip", temporal="mean"), tmp_path / "fetched")
+    recipe = load_recipe(RECIPES / "msvd-clip-b32.toml", data_overrides(shaped("msvd", clips, tmp_path)))
+    small = miniature(recipe, "clip-b32", tmp_path / "run")
+    small = dataclasses.replace(small, init=dataclasses.replace(small.init, checkpoint=tmp_path / "fetched"))
+    model, _ = make_model(small, torch.device("cpu"))
+    kept = load_model(tmp_path / "fetched")
+    assert all(torch.equal(value, kept.backbone.state_dict()[name]) for name, value in model.backbone.state_dict().items())
+    assert model.config.temporal.kind == "transformer" and small.init.model is None
+    other = dataclasses.replace(small, model=dataclasses.replace(small.model, backbone=BackboneConfig("open_clip", "tiny-siglip")))
+    with pytest.raises(UsageProblem, match="are tiny-clip, the recipe's are tiny-siglip"):
+        make_model(other, torch.device("cpu"))

@@ -73,9 +73,12 @@ def make_model(recipe: Recipe, device: torch.device) -> tuple[VideoColBERT, Retr
     seed_everything(recipe.run.seed)
     if recipe.init.model is not None:
         model = _adapted(load_model(recipe.init.model), recipe)
+    elif recipe.init.checkpoint is not None and recipe.init.checkpoint.is_dir():
+        model = _on_towers(recipe, recipe.init.checkpoint)
     else:
         model = build_model(recipe.model, checkpoint=recipe.init.checkpoint)
-    tokenizer = recipe.init.tokenizer or (recipe.init.model / "tokenizer.json" if recipe.init.model is not None else None)
+    folder = recipe.init.model or (recipe.init.checkpoint if recipe.init.checkpoint and recipe.init.checkpoint.is_dir() else None)
+    tokenizer = recipe.init.tokenizer or (folder / "tokenizer.json" if folder is not None else None)
     if tokenizer is not None and isinstance(model.backbone, OpenClipBackbone):
         model.backbone.tokenizer_file = tokenizer
     freeze_pretrained(model, recipe.optim.freeze_backbone)
@@ -218,6 +221,19 @@ def _loss_config(recipe: Recipe, model: VideoColBERT) -> LossConfig:
     if recipe.init.checkpoint is None or not recipe.init.loss_from_checkpoint or start is None:
         return recipe.loss
     return replace(recipe.loss, log_scale=start[0], bias=start[1])
+
+
+def _on_towers(recipe: Recipe, folder: Path) -> VideoColBERT:
+    """A new model of the recipe over the towers of the model directory `folder`: what `vctool fetch` writes is a checkpoint too."""
+    towers = load_model(folder)
+    theirs, ours = towers.config.backbone, replace(recipe.model.backbone, adapter_rank=towers.config.backbone.adapter_rank)
+    if theirs != ours or towers.config.embed_dim != recipe.model.embed_dim:
+        raise UsageProblem(
+            f"the towers in {folder} are {theirs.name}, the recipe's are {ours.name}", "init.checkpoint wants those of [model]"
+        )
+    model = build_model(recipe.model)
+    model.backbone.load_state_dict(towers.backbone.state_dict(), strict=False)  # adapters, if there are any, are new
+    return model
 
 
 def _adapted(model: VideoColBERT, recipe: Recipe) -> VideoColBERT:

@@ -31,8 +31,8 @@ from vctool.training.toml_writer import to_toml
 
 @dataclass(frozen=True)
 class InitConfig:
-    """checkpoint: open_clip weights for the backbone, a local file. model: a model directory to go on from; what [model] leaves
-    out is taken from it.
+    """checkpoint: open_clip weights for the backbone, a local file, or a model directory whose towers are taken (`vctool fetch`).
+    model: a model directory to go on from, all of it; what [model] leaves out is taken from it.
 
     tokenizer: the `tokenizer.json` of an architecture whose vocabulary open_clip does not carry (SigLIP); not needed with
     `model`, which has its own.
