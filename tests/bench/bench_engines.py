@@ -472,6 +472,8 @@ def plot(results: list[Results], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("svg")
+    matplotlib.rcParams["svg.fonttype"] = "none"
+    matplotlib.rcParams["svg.hashsalt"] = "vctool"  # the same figure is the same file
     from matplotlib import pyplot
 
     rows = [row for result in results for row in result.rows if not row.failed]
@@ -489,7 +491,7 @@ def plot(results: list[Results], path: Path) -> None:
     axes[0][0].set_ylabel("R@10 against float64")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=4, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.16, 1, 1))
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":
