@@ -68,7 +68,7 @@ def main() -> None:
         bench = Bench(recipe, work, display, stop)
         clips, frames = bench.frames("own", read_clips(recipe.data.train))
         whole = Split(clips, frames, bench.texts("own", clips.texts))
-        start = checkpoint.tensors_of(bench.model.trainable_state())
+        start = checkpoint.tensors_of(bench.model.moving_state())
         print(f"{len(clips)} clips, {len(clips.texts)} captions; features in {time.process_time() - began:.0f} s of CPU")
         print(HEADER)
         results, began = [], time.process_time()

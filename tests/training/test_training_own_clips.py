@@ -273,3 +273,12 @@ def test_every_caption_of_a_clip_is_right_for_each_of_its_rows_in_a_batch(splits
     same = batch.clip_B[:, None] == batch.clip_B[None]
     assert same.sum() > len(same)  # a clip is there with several captions
     assert np.array_equal(batch.positive_BB, same)
+
+
+def test_checkpoints_of_a_frozen_backbone_hold_what_training_changes_and_no_more(splits: Splits, tmp_path: Path, toy: None) -> None:
+    config = toy_config(backbone=BackboneConfig(kind="open_clip", name="open", adapter_rank=2))
+    recipe = toy_recipe(splits.train, splits.validation, tmp_path / "run", optim__steps=2, optim__freeze_backbone=True)
+    start(replace(recipe, model=config), display=QUIET)
+    kept = torch.load(sorted((tmp_path / "run" / "checkpoints").glob("step-*.pt"))[-1], weights_only=True)["model"]
+    assert {name.split(".")[1] for name in kept if name.startswith("backbone.")} == {"adapters"}
+    assert any(name.startswith("temporal.") for name in kept)

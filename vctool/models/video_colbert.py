@@ -114,6 +114,11 @@ class VideoColBERT(nn.Module):
         roots = {".".join(name.split(".")[:2]) + "." for name in towers}
         return {name: value for name, value in self.state_dict().items() if not name.startswith(tuple(roots) or ("\0",))}
 
+    def moving_state(self) -> dict[str, Tensor]:
+        """State dict of what training can change: parameters that are trained, and all buffers. With a frozen backbone it is small."""
+        still = {name for name, p in self.named_parameters() if not p.requires_grad}
+        return {name: value for name, value in self.trainable_state().items() if name not in still}
+
 
 @torch.no_grad()
 def count_parameters(model: VideoColBERT) -> dict[str, int]:

@@ -235,7 +235,7 @@ class Trainer:
         value = sum(metrics[name] for name in self.it.best)
         if self.progress.best is not None and value <= self.progress.best["value"]:
             return None
-        model, loss = self.it.model.trainable_state(), self.it.loss.state_dict()
+        model, loss = self.it.model.moving_state(), self.it.loss.state_dict()
         return {"model": checkpoint.tensors_of(model), "loss": checkpoint.tensors_of(loss)} if self.ranks.leads else {}
 
     def _patience_is_over(self) -> bool:
@@ -253,7 +253,7 @@ class Trainer:
 
     def _write(self) -> None:
         content: dict[str, Any] = {
-            "model": checkpoint.tensors_of(self.it.model.trainable_state()),
+            "model": checkpoint.tensors_of(self.it.model.moving_state()),
             "loss": checkpoint.tensors_of(self.it.loss.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),

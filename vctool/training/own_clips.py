@@ -139,7 +139,7 @@ def train_own_clips(recipe: Recipe, folder: RunFolder, display: Display, stop: S
     whole = Split(clips, frames, bench.texts("own", clips.texts))
     for line in caption_lines(clips, recipe.optim.batch):
         display.say(line)
-    start = checkpoint.tensors_of(bench.model.trainable_state())
+    start = checkpoint.tensors_of(bench.model.moving_state())
     results = _held_out(bench, whole, start, folder, display, stop)
     verdict = judge(results, recipe.data.repeats)
     for line in verdict.words():

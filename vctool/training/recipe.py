@@ -424,7 +424,7 @@ def _check(recipe: Recipe, where: str) -> None:
         (not data.select_on_test or data.test is not None, "data.select_on_test wants data.test, the clips to choose by"),
         (
             not data.folds or recipe.init.model is not None,
-            "data.folds compares with the model that training starts from: name it as init.model",
+            "data.folds compares with the model that training starts from: name it as init.model (--init MODEL)",
         ),
         (recipe.init.model is None or recipe.init.checkpoint is None, "init.model and init.checkpoint exclude each other"),
     ]
