@@ -14,6 +14,7 @@ from toy import Splits, toy_recipe
 import vctool_export
 from vctool.cli import cli
 from vctool.cli.command import exit_code_of
+from vctool.config import TemporalConfig
 from vctool.errors import MissingExtraError
 from vctool.training import checkpoint
 from vctool.training.loop import Trainer
@@ -93,7 +94,23 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(recipe: Path, tmp_pa
     plan = json.loads(run(recipe, "--dry-run", "--json").stdout)
     assert plan["cache"]["missing_clips"] == 15 and plan["cache"]["bytes"] == 15 * 4 * 6 * 2 and plan["train"]["rows_per_epoch"] == 20
     assert plan["parameters"]["trained"] < plan["parameters"]["backbone"] + plan["parameters"]["temporal"]
+    assert "new, matrices: " in said.stdout and "activations of 6 rows" in said.stdout and "s a step (measured)" in said.stdout
+    assert sum(group["parameters"] for group in plan["groups"]) == plan["parameters"]["trained"] + 2  # log-scale and bias
+    assert plan["bytes"]["optimizer"] == 2 * plan["bytes"]["gradients"] == 8 * plan["parameters"]["trained"]
+    assert plan["hours"] == pytest.approx(9 * plan["step"]["seconds"] / 3600)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_tells_what_saves_memory(splits: Splits, tmp_path: Path) -> None:
+    held, layers = [], TemporalConfig(layers=3, head_width=8, max_frames=8)
+    for changes in ({}, {"optim__encode_rows": 2}, {"optim__recompute": True}):
+        path = tmp_path / "own.toml"
+        values = {"optim__batch": 24, "model__temporal": layers, **changes}
+        path.write_text(recipe_toml(toy_recipe(splits.train, splits.validation, tmp_path / "run", **values)))
+        plan = json.loads(run(path, "--dry-run", "--json").stdout)
+        held.append((plan["rows_at_once"], plan["bytes"]["activations"], plan["bytes"]["weights"]))
+    assert [rows for rows, _, _ in held] == [24, 2, 24] and held[0][2] == held[1][2]
+    assert held[1][1] == pytest.approx(held[0][1] / 12, rel=0.2) and held[2][1] < held[0][1]
 
 
 IMPOSSIBLE = [

@@ -164,10 +164,30 @@ def _plan_lines(plan: dict[str, Any]) -> list[str]:
         "validation": f"{plan['validation']['clips']:,} clips; best by {' + '.join(plan['validation']['best'])}",
         "length": f"{plan['steps']:,} steps, {plan['steps_per_epoch']:,} an epoch, of {plan['batch']:,} rows x {plan['accumulate']}",
         "device": f"{plan['device']}, {plan['precision']}",
+        "memory": _memory(plan),
+        "time": _time(plan),
         "to prepare": f"{cache['missing_clips']:,} clips ({cache['what']}, {amount(cache['bytes'])})",
     }
     if train["without_caption"]:
         facts["left out"] = f"{train['without_caption']:,} clips without a caption"
     if cache["unreadable_clips"]:
         facts["missing"] = f"{cache['unreadable_clips']:,} files are not there"
-    return [f"{name:12}{fact}" for name, fact in facts.items()]
+    lines = [f"{name:12}{fact}" for name, fact in facts.items()]
+    groups = [f"{g['name']}: {g['parameters']:,}, rate {g['lr']:g}, decay {g['weight_decay']:g}" for g in plan["groups"]]
+    return lines[:1] + [f"{'':12}{group}" for group in groups] + lines[1:]
+
+
+def _memory(plan: dict[str, Any]) -> str:
+    held = plan["bytes"]
+    fixed = held["weights"] + held["gradients"] + held["optimizer"] + held["average"]
+    return (
+        f"about {amount(held['total'])}: weights, gradients and optimizer {amount(fixed)}, activations of {plan['rows_at_once']:,} rows "
+        f"{amount(held['activations'])}, tokens and scores {amount(held['tokens'])}"
+    )
+
+
+def _time(plan: dict[str, Any]) -> str:
+    step, hours = plan["step"], plan["hours"]
+    how = "measured" if step["rows_tried"] == plan["batch"] else f"reckoned from {step['rows_tried']} rows"
+    whole = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes" if hours > 1 / 60 else f"{3600 * hours:.0f} seconds"
+    return f"{step['seconds']:.2g} s a step ({how}), {whole} of steps, without validation and features"
