@@ -15,7 +15,7 @@ from makevideo import numbers_in, write_video
 from vctool.errors import UsageProblem
 from vctool.video.clip import VideoInput
 from vctool.video.decode import decode_frames
-from vctool.video.sample import Sampling, scene_times
+from vctool.video.sample import Sampling, keyframe_times, scene_times, uniform_times
 from vctool.video.segments import Segmenting, scene_spans, segment_spans, segmented
 from vctool.video.shots import cut_places, find_shots
 from vctool.video.workers import DecodePool
@@ -140,3 +140,37 @@ def test_segments_by_scenes(three_shots: Path) -> None:
 def test_impossible_segments_are_refused(given: tuple[float, float]) -> None:
     with pytest.raises(UsageProblem):
         Segmenting(*given)
+
+
+@given(st.integers(1, 200), st.integers(1, 20), st.lists(st.integers(0, 199)), st.floats(0, 4), st.floats(0.1, 8))
+def test_keyframes_stay_in_their_bins_and_are_taken_where_there_are_any(
+    frames: int, count: int, keys: list[int], start: float, length: float
+) -> None:
+    times_F = np.arange(frames) / 25
+    key_F = np.isin(np.arange(frames), keys)
+    even = uniform_times(times_F, count, start, start + length)
+    chosen = keyframe_times(times_F, key_F, count, start, start + length)
+    assert len(chosen) == len(even) and (np.diff(chosen) > 0).all()
+    shown = uniform_times(times_F, frames, start, start + length)
+    for i, (have, centre) in enumerate(zip(chosen.tolist(), even.tolist(), strict=True)):
+        if len(shown) <= count:
+            assert have == centre
+            continue
+        inside = [f for k, f in enumerate(shown.tolist()) if i * len(shown) <= (k + 0.5) * count < (i + 1) * len(shown)]
+        own = np.array([f for f in inside if key_F[f]])
+        assert have in inside and (have == centre if not len(own) else abs(have - centre) == np.abs(own - centre).min() and key_F[have])
+
+
+def test_sampling_keyframes_gives_keyframes_with_their_own_times(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "keys.mp4", 200, rate=RATE, options={"g": "20", "keyint_min": "20", "sc_threshold": "0", "bf": "2"})
+    found = decode_frames(path, Sampling(5, "keyframes"))
+    assert numbers_in(found.frames) == [20, 60, 100, 140, 180]
+    np.testing.assert_allclose(found.times_F, [0.8, 2.4, 4.0, 5.6, 7.2])
+    piece = decode_frames(path, Sampling(4, "keyframes"), start=4.0, end=4.6)  # one keyframe in fifteen frames
+    assert numbers_in(piece.frames)[0] == 100 and len(piece.frames) == 4
+
+
+def test_sampling_keyframes_where_every_picture_needs_those_before_is_even(tmp_path: Path) -> None:
+    path = tmp_path / "moving.gif"
+    write_video(path, 30, codec="gif", rate=10, pix_fmt="rgb8")
+    assert decode_frames(path, Sampling(3, "keyframes")).times_F.tolist() == decode_frames(path, 3).times_F.tolist()

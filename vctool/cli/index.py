@@ -39,10 +39,10 @@ _LINE_SECONDS = 10.0  # between lines of progress where there is no terminal
 @click.option("--frames", type=click.IntRange(min=1), help="Frames sampled from each clip.  [default: the model's own number]")
 @click.option(
     "--sampling",
-    type=click.Choice(["uniform", "fps", "scenes"]),
+    type=click.Choice(["uniform", "fps", "scenes", "keyframes"]),
     default="uniform",
     show_default=True,
-    help="Frames spread evenly, by rate (at most --frames), or shared among scenes.",
+    help="Frames spread evenly, by rate (at most --frames), shared among scenes, or keyframes near even places (quick).",
 )
 @click.option("--fps", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True, help="Rate of --sampling fps.")
 @click.option(

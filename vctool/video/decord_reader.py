@@ -37,7 +37,12 @@ class DecordReader:
     def decode(self, path: Path, sampling: Sampling, start: float | None, end: float | None, transform: Transform) -> DecodedFrames:
         video, info = self._open(path)
         assert info.frame_times_F is not None
-        chosen = choose(info, sampling, start, end, self.shots(path) if sampling.kind == "scenes" else None)
+        shot_start_S = self.shots(path) if sampling.kind == "scenes" else None
+        key_F = None
+        if sampling.kind == "keyframes":
+            key_F = np.zeros(len(info.frame_times_F), dtype=np.bool_)
+            key_F[video.get_key_indices()] = True
+        chosen = choose(info, sampling, start, end, shot_start_S, key_F)
         # One at a time: `get_batch` would hold all of them at source size.
         frames = [apply(transform, _picture(video, int(i), path)) for i in chosen]
         return DecodedFrames(frames, info.frame_times_F[chosen], info)

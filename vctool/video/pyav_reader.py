@@ -44,7 +44,8 @@ class PyavReader:
         timeline = self._scan(path)
         shot_start_S = self.shots(path) if sampling.kind == "scenes" else None
         if timeline.trusted:
-            chosen = choose(timeline.info, sampling, start, end, shot_start_S)
+            key_F = _keyframes(timeline) if sampling.kind == "keyframes" else None
+            chosen = choose(timeline.info, sampling, start, end, shot_start_S, key_F)
             decoding = _Pass(path, timeline, transform)
             decoding.keep_times(timeline.pts_F[chosen])
             if len(decoding.frames) == len(chosen):
@@ -169,6 +170,13 @@ class _Pass:
 
 class _WrongPlaceError(Exception):
     """A seek did not land where the scan says that it should have."""
+
+
+def _keyframes(timeline: Timeline) -> NDArray[np.bool_] | None:
+    """Which presented frames can be decoded by themselves, None where the codec's marks do not say so."""
+    if timeline.info.codec not in CODECS_WITH_KEYFRAMES:
+        return None
+    return np.isin(timeline.pts_F, timeline.packet_pts_P[timeline.packet_key_P])
 
 
 def _entries(timeline: Timeline, wanted: NDArray[np.int64]) -> dict[int, int]:

@@ -6,6 +6,7 @@ Shape letters: F frames, S shots.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -16,7 +17,7 @@ from vctool.errors import UsageProblem, VideoError
 if TYPE_CHECKING:
     from vctool.video.reader import VideoInfo
 
-SamplingKind = Literal["uniform", "fps", "scenes"]
+SamplingKind = Literal["uniform", "fps", "scenes", "keyframes"]
 SAMPLINGS: tuple[str, ...] = get_args(SamplingKind)
 
 # Times are products of integers and a time base: a piece that starts exactly on a frame must not lose it to one rounding.
@@ -28,7 +29,8 @@ class Sampling:
     """How the frames of a clip are chosen; never more than `count`.
 
     kind: `uniform` spreads `count` frames evenly. `fps` takes `rate` frames a second, and spreads `count` evenly where that
-    would be more. `scenes` shares `count` frames among the shots of the clip, at least one each while they last, the
+    would be more. `keyframes` is `uniform`, but where a bin holds keyframes the one nearest its centre is taken: those can be decoded
+    without what is between them. `scenes` shares `count` frames among the shots of the clip, at least one each while they last, the
     longest shots first; inside a shot they are spread evenly. Raises UsageProblem for an impossible value.
     """
 
@@ -70,6 +72,26 @@ def uniform_times(frame_times: NDArray[np.float64], count: int, start: float | N
     return first + (2 * bins + 1) * shown // (2 * count)
 
 
+def keyframe_times(
+    frame_times: NDArray[np.float64], key_F: NDArray[np.bool_], count: int, start: float | None = None, end: float | None = None
+) -> NDArray[np.int64]:
+    """As `uniform_times`, but of each bin the keyframe nearest its centre (the earlier of two), where it holds one.
+
+    key_F: bool `[F]`, which frames are keyframes.
+    """
+    chosen = uniform_times(frame_times, count, start, end)
+    whole = uniform_times(frame_times, len(frame_times) or 1, start, end)
+    if len(chosen) == len(whole):
+        return chosen
+    # A frame belongs to the bin that its middle lies in: place k where k + 1/2 >= i n / count.
+    edges = -((count - 2 * np.arange(count + 1) * len(whole)) // (2 * count))
+    for place, (first, last) in enumerate(pairwise(edges.tolist())):
+        keys = whole[first:last][key_F[whole[first:last]]]
+        if len(keys):
+            chosen[place] = keys[np.abs(keys - chosen[place]).argmin()]
+    return chosen
+
+
 def scene_times(
     frame_times: NDArray[np.float64], shot_start_S: NDArray[np.float64], count: int, start: float | None = None, end: float | None = None
 ) -> NDArray[np.int64]:
@@ -99,11 +121,17 @@ def scene_times(
 
 
 def choose(
-    info: VideoInfo, sampling: Sampling, start: float | None, end: float | None, shot_start_S: NDArray[np.float64] | None = None
+    info: VideoInfo,
+    sampling: Sampling,
+    start: float | None,
+    end: float | None,
+    shot_start_S: NDArray[np.float64] | None = None,
+    key_F: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """The frames of a video that `sampling` takes. Raises VideoError for a piece that lies outside it.
 
-    shot_start_S: needed by `scenes` alone; without it (no shots could be told) frames are spread evenly.
+    shot_start_S, key_F: needed by `scenes` and by `keyframes` alone; without them (no shots, no keyframes could be told) frames
+    are spread evenly.
     """
     assert info.frame_times_F is not None
     count = sampling.count
@@ -112,6 +140,8 @@ def choose(
         count = min(count, max(1, round(length * sampling.rate)))
     if sampling.kind == "scenes" and shot_start_S is not None:
         chosen = scene_times(info.frame_times_F, shot_start_S, count, start, end)
+    elif sampling.kind == "keyframes" and key_F is not None:
+        chosen = keyframe_times(info.frame_times_F, key_F, count, start, end)
     else:
         chosen = uniform_times(info.frame_times_F, count, start, end)
     if not len(chosen) or (start is not None and start > 0 and start >= info.duration):
