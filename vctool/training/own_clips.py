@@ -151,7 +151,7 @@ def train_own_clips(recipe: Recipe, folder: RunFolder, display: Display, stop: S
         display.say(f"the model to use: {recipe.init.model}")
         return {**summary, "model": str(recipe.init.model), "trained": False}
     reset(bench, start, recipe)
-    steps = _finish(bench, whole, verdict, folder, display, stop)
+    steps = _finish(bench, whole, verdict, folder, stop)
     display.say(f"trained on all {len(clips)} clips: {folder.model}")
     return {**summary, "model": str(folder.model), "trained": True, "steps": steps}
 
@@ -239,7 +239,7 @@ def _held_out(
     return results
 
 
-def _finish(bench: Bench, whole: Split, verdict: Verdict, folder: RunFolder, display: Display, stop: StopRequest) -> int:
+def _finish(bench: Bench, whole: Split, verdict: Verdict, folder: RunFolder, stop: StopRequest) -> int:
     """Train on all clips and write the model directory; its numbers are those of the held-out clips."""
     queries = choose_queries(whole.clips, 1)
     prepared = bench.prepared(whole, Split(whole.clips, whole.frames, bench.texts("own", queries.texts)), queries)
@@ -247,7 +247,8 @@ def _finish(bench: Bench, whole: Split, verdict: Verdict, folder: RunFolder, dis
         old.unlink()
     with RunLog(folder.root, tensorboard=False, after=0) as log:
         try:
-            progress = Trainer(prepared, folder, display, log, stop).train()
+            # What it says of itself is about clips that it is trained on.
+            progress = Trainer(prepared, folder, Display(quiet=True), log, stop).train()
         except Interrupted:
             raise _stopped(folder) from None
     branch = bench.recipe.model.interaction
