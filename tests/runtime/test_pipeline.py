@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,13 @@ def test_a_file_is_read_once_for_its_pieces(tiny_videos: Path, tiny_model: Path,
     jobs = jobs_of(tiny_videos, *["change.mp4"] * 3)
     assert len({one.sha256 for one in run(jobs, load_model(tiny_model, device="cpu"))}) == 1
     assert pipeline.content_sha256.__globals__["_read"].cache_info().misses == 1
+
+
+def test_a_pipe_among_the_files_is_told_and_stops_nothing(tiny_videos: Path, tmp_path: Path, tiny_model: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    jobs = [*jobs_of(tmp_path, "pipe.mp4"), *jobs_of(tiny_videos, "red.mp4")]
+    found = run(jobs, load_model(tiny_model, device="cpu"), workers=1)
+    assert [one.error for one in found] == ["is not a regular file", None]
 
 
 def test_an_encoder_that_does_not_load_ends_the_run_in_one_error(tiny_videos: Path, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ def _read(path: str, size: int | None, mtime_ns: int | None) -> str | None:
     del size, mtime_ns
     digest = hashlib.sha256()
     try:
+        if not Path(path).is_file():  # to open a pipe would wait for its other end
+            return None
         with Path(path).open("rb") as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
