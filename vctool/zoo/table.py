@@ -101,6 +101,8 @@ _SPEED: dict[str, float] = {
     "ViT-B-16-SigLIP": 3.1,
     "ViT-B-32-SigLIP2-256": 10.6,
     "ViT-B-16-SigLIP2": 3.0,
+    "PE-Core-B-16": 2.8,
+    "ViT-L-14-quickgelu": 0.56,
 }
 
 
