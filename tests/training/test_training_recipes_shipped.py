@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from tinymodel import COLOURS, make_video  # noqa: E402
 from tinytowers import WIDTH, tiny_model  # noqa: E402
 from toy import QUIET  # noqa: E402
 
-from vctool.config import BackboneConfig, TemporalConfig  # noqa: E402
+from vctool.config import BackboneConfig, QueryConfig, TemporalConfig  # noqa: E402
 from vctool.errors import InputError, UsageProblem  # noqa: E402
 from vctool.models.checkpoint import load_model, save_model  # noqa: E402
+from vctool.models.video_colbert import VideoColBERT  # noqa: E402
 from vctool.training.prepare import make_model  # noqa: E402
-from vctool.training.recipe import RECIPES, Recipe, data_overrides, load_recipe, recipe_dict, shipped_recipes  # noqa: E402
+from vctool.training.recipe import RECIPES, Recipe, data_overrides, load_recipe, quoted, recipe_dict, shipped_recipes  # noqa: E402
 from vctool.training.run import start  # noqa: E402
 
 NAMES = [name for name in shipped_recipes() if name.endswith(("-b32", "-b16"))]
@@ -176,3 +178,23 @@ def test_the_towers_of_a_model_directory_are_a_checkpoint(clips: Path, tmp_path:
     other = dataclasses.replace(small, model=dataclasses.replace(small.model, backbone=BackboneConfig("open_clip", "tiny-siglip")))
     with pytest.raises(UsageProblem, match="are tiny-clip, the recipe's are tiny-siglip"):
         make_model(other, torch.device("cpu"))
+
+
+def test_own_clips_trains_adapters_alone_behind_open_clip_towers(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    config = dataclasses.replace(tiny_model("tiny-clip", temporal="mean").config, query=QueryConfig("pooled", expand="off", max_length=16))
+    save_model(VideoColBERT(config, tiny_model("tiny-clip", temporal="mean").backbone), tmp_path / "fetched")
+    rows = []
+    for i, (name, other) in enumerate(itertools.combinations(COLOURS, 2)):
+        make_video(tmp_path / f"{i}.mp4", [name, other], seconds=0.2, size=(32, 32))
+        rows.append({"path": f"{i}.mp4", "captions": [f"{name} and {other}", f"first {name}"]})
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sets = [f"data.train={quoted(tmp_path / 'clips.jsonl')}", f"init.model={quoted(tmp_path / 'fetched')}"]
+    sets += ["data.folds=2", "data.repeats=1", "optim.epochs=1", "data.workers=0", f"run.output={quoted(tmp_path / 'run')}"]
+    recipe = load_recipe(RECIPES / "own-clips.toml", sets)
+    model, _ = make_model(recipe, torch.device("cpu"))
+    assert {name.split(".")[1] for name, p in model.named_parameters() if p.requires_grad} == {"adapters"}
+    verdict = start(recipe, display=QUIET)["verdict"]
+    assert verdict["clips"] == 15 and verdict["captions"] + verdict["captions_not_asked"] == 30
+    # A tower's weights must not be copied for each fold.
+    assert not list((tmp_path / "run").rglob("*.pt"))
