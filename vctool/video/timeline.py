@@ -5,6 +5,7 @@ Shape letters: F presented frames, P packets in file order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -102,10 +103,12 @@ def _read_packets(source: PacketSource, stream: Any) -> _Packets:
     codec = decoder.codec.name
     seen_key = False
     for packet in source:
-        found.pts.append(packet.pts)
-        found.dts.append(packet.dts)
+        # Equal numbers are kept as one object: ten hours have a million packets, and each process that decodes reads them.
+        pts, dts, duration = packet.pts, packet.dts, packet.duration or 0
+        found.pts.append(pts)
+        found.dts.append(pts if dts == pts else dts)
         found.key.append(packet.is_keyframe)
-        found.duration.append(packet.duration or 0)
+        found.duration.append(found.duration[-1] if found.duration and found.duration[-1] == duration else duration)
         found.shown.append(not packet.is_discard and not _hidden(codec, packet))
         # A recording that starts in the middle of a group of pictures: nothing before its first keyframe can be shown.
         seen_key = seen_key or packet.is_keyframe
@@ -153,7 +156,8 @@ def _timeline(path: Path, container: Any, stream: Any, packets: _Packets, missin
     untimed = container.format.name in UNTIMED_FORMATS and (stream.codec_context.has_b_frames or None in packets.pts)
     whole = has_format(container, WHOLE_PICTURE_FORMATS)
     start = next((i for i, key in enumerate(packets.key) if key), 0)
-    shown = [i for i in range(start, len(packets.pts)) if packets.shown[i]]
+    every = range(start, len(packets.pts))
+    shown: Sequence[int] = every if all(packets.shown[start:]) else [i for i in every if packets.shown[i]]
     if not shown:
         raise VideoError(path, "has no pictures")
     pts = [packets.pts[i] for i in shown]
@@ -175,8 +179,7 @@ def _timeline(path: Path, container: Any, stream: Any, packets: _Packets, missin
         times_F = _seconds(pts_F - base, time_base)
     else:
         times_F = _unwrapped(_in_order(pts, [packets.dts[i] for i in shown], untimed), time_base, step)
-    durations = {packets.pts[i]: packets.duration[i] for i in shown}
-    last = durations.get(int(pts_F[-1]), 0) if len(pts_F) else 0
+    last = next((packets.duration[i] for i in reversed(shown) if packets.pts[i] == pts_F[-1]), 0) if len(pts_F) else 0
     duration = float(times_F[-1]) + (float(last * time_base) if last else _usual_step(times_F, 0.0 if len(times_F) == 1 else step))
     rotation = _clockwise(packets.first.rotation)
     width, height = packets.first.width, packets.first.height
