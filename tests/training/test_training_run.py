@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -390,3 +391,30 @@ def test_every_caption_may_be_a_pair_of_its_own(splits: Splits, tmp_path: Path) 
         toy_recipe(splits.train, splits.validation, tmp_path / "run", data__caption_choice="all", optim__epochs=1), display=QUIET
     )
     assert summary["steps"] == 6  # 10 clips, both ways, two captions each way, six rows a batch
+
+
+def test_a_batch_larger_than_the_data_is_said_and_sees_all_of_it(splits: Splits, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    recipe = toy_recipe(splits.train, splits.validation, tmp_path / "run", optim__batch=64, optim__steps=2)
+    assert start(recipe, display=Display())["steps"] == 2
+    assert "optim.batch is 64, the training clips make 20 rows: every step sees all of them" in capfd.readouterr().err
+
+
+def test_a_disk_that_fills_at_a_checkpoint_keeps_the_one_before_and_the_run_goes_on_when_there_is_room(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(toy_recipe(splits.train, splits.validation, tmp_path / "whole"), display=QUIET)
+    original = checkpoint._Recorder.write
+
+    def full(self: Any, data: Any) -> int:
+        if self.file.name.endswith("step-00000006.pt.partial"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint._Recorder, "write", full)
+        with pytest.raises(VctoolError, match=r"step-00000006.pt could not be written: No space left on device") as caught:
+            start(toy_recipe(splits.train, splits.validation, tmp_path / "cut"), display=QUIET)
+    assert "make room" in str(caught.value)
+    assert [p.name for p in sorted((tmp_path / "cut" / "checkpoints").glob("step-*"))] == ["step-00000003.pt"]
+    resume(tmp_path / "cut", display=QUIET)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")

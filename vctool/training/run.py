@@ -146,6 +146,8 @@ def _announce(prepared: Prepared, trainer: Trainer, display: Display) -> None:
     if trainer.ranks.world > 1:
         where += f", {trainer.ranks.world} processes"
     display.say(f"{trained:,} trained parameters, {clips:,} clips ({prepared.plan.rows:,} rows an epoch), {length}; {where}")
+    if optim.batch > prepared.plan.rows:
+        display.say(f"optim.batch is {optim.batch}, the training clips make {prepared.plan.rows} rows: every step sees all of them")
     if trainer.progress.step:
         display.say(f"going on from step {trainer.progress.step}")
 
