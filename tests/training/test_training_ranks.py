@@ -46,7 +46,7 @@ def torchrun(work: Path, tasks: Sequence[dict[str, Any]]) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
     command += ["--max-restarts=1", "--monitor-interval=0.1"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([*command, str(HERE / "several.py"), str(work)], capture_output=True, text=True, timeout=240, env=environment)
+    run = subprocess.run([*command, str(HERE / "several.py"), str(work)], capture_output=True, text=True, timeout=480, env=environment)
     assert run.returncode == 0, run.stderr[:6000]
 
 
