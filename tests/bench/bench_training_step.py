@@ -16,6 +16,9 @@ update    gradient norm, AdamW
 `plain` is what a training script writes without thought: einsum over [B, B, Q, T], amax, mean. --tower puts ViT-B/32 of open_clip
 (random weights, pixels) in the place of the cached features, on `--rows` rows, and reckons the share at `--batch`: a tower's time is
 linear in rows.
+
+--memory FIGURE.svg: instead of all this, growth of resident memory in a step beyond the batch's inputs, over the batch (D=192), a process
+each: the plain loop, ours, and ours with `encode_rows` = 16.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -53,6 +57,7 @@ from vctool.training.row_cache import RowCache  # noqa: E402
 from vctool.training.texts import TextInput  # noqa: E402
 
 QUERIES = 32
+METHODS = ("plain", "ours", "encode_rows=16")
 
 
 def heads_model(dim: int, frames: int) -> VideoColBERT:
@@ -159,6 +164,51 @@ def measure(model: VideoColBERT, inputs: Inputs, precision: PrecisionName, round
     return best
 
 
+def memory(method: str, rows: int, frames: int) -> float:
+    """MiB by which a step's resident memory grows, its inputs read; the step before it, on few rows, has filled what fills once."""
+    from bench_interaction import peak_of
+
+    model, loss, precision = heads_model(192, frames), RetrievalLoss(LossConfig()), Precision(torch.device("cpu"), "fp32")
+    ours, encoder = GradientPass(model, loss, precision, ALONE, pixels=False), Encoder(model, precision, pixels=False)
+
+    def step(given: BatchInputs) -> None:
+        if method == "plain":
+            plain_loss(loss, *encoder(given.parts[0]), torch.from_numpy(given.batch.positive_BB)).backward()
+        else:
+            ours(given, 0, 0, scale=lambda total: total, check=lambda value: None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        few, many = (Inputs(Path(folder) / str(n), n, frames, pixels=False).read() for n in (4, rows))
+        if method == "encode_rows=16":
+            (whole,) = many.parts
+            parts = []
+            for start in range(0, rows, 16):
+                span = slice(start, start + 16)
+                text = TextInput(*(side[span] for side in whole.text if side is not None))
+                own = torch.arange(len(whole.row_B[span]))
+                parts.append(RowInputs(whole.frames[span], whole.frame_mask_UF[span], own, whole.reversed_B[span], text))
+            many = many._replace(parts=parts)
+        step(few)
+        return peak_of(lambda: step(many)) / 2**20
+
+
+def draw_memory(figure: Path, batches: list[int], frames: int) -> None:
+    from vctool.evaluation.chart import Chart, Series, svg
+
+    series = []
+    print(f"| B | {' | '.join(METHODS)} |\n|---|---|---|---|")
+    found: dict[str, list[float]] = {method: [] for method in METHODS}
+    for rows in batches:
+        for method in METHODS:
+            command = [sys.executable, __file__, "--one", method, "--batch", str(rows), "--frames", str(frames)]
+            found[method].append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        print(f"| {rows} | {' | '.join(f'{found[method][-1]:,.0f}' for method in METHODS)} |", flush=True)
+    series = [Series(method, batches, values) for method, values in found.items()]
+    title, what = "Memory of a training step on cached features", "Growth of resident memory over the batch"
+    told = f"{what}: a plain loop, ours, and ours with gradient caching in parts of 16 rows."
+    figure.write_text(svg(Chart("training-memory", title, "rows in the batch", "MiB", series, told)) + "\n")
+
+
 def shown(name: str, parts: dict[str, float]) -> str:
     whole = sum(parts.values())
     return (
@@ -179,7 +229,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8, help="with --tower: rows that are encoded")
     parser.add_argument("--no-plain", action="store_true")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--memory", type=Path, metavar="FIGURE.svg")
+    parser.add_argument("--batches", type=int, nargs="+", default=[32, 64, 128, 256], help="with --memory")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.one:
+        torch.set_num_threads(1)
+        print(memory(given.one, given.batch, given.frames))
+        return
+    if given.memory:
+        draw_memory(given.memory, given.batches, given.frames)
+        return
     torch.set_num_threads(1)
     torch.manual_seed(0)
     found: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from vctool.models.losses import LossConfig, RetrievalLoss
 from vctool.models.temporal import Block
 from vctool.training import checkpoint
 from vctool.training.average import Average
-from vctool.training.blocks import recompute_blocks, repeated_blocks
+from vctool.training.blocks import compile_blocks, recompute_blocks, repeated_blocks
 from vctool.training.encoder import BatchInputs
 from vctool.training.gradients import GradientPass
 from vctool.training.precision import Precision
@@ -187,3 +188,20 @@ def test_a_run_from_before_a_key_existed_is_resumed(splits: Splits, tmp_path: Pa
     del content["recipe"]["optim"]["ema"]
     checkpoint.write_tensors(path, content)
     assert resume(tmp_path / "run", display=QUIET)["steps"] == 2
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_and_keep_their_names() -> None:
+    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        pytest.skip("torch.compile needs a C++ compiler")
+    found = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = toy_model(toy_config(temporal=TemporalConfig(layers=3, head_width=8, max_frames=8)))
+        names = list(model.state_dict())
+        assert not compiled or compile_blocks(model) == 3
+        video = model.encode_features(torch.randn(6, 8, 16), torch.ones(6, 8, dtype=torch.bool)).video_CVD
+        (video * torch.arange(16)).sum().backward()
+        assert list(model.state_dict()) == names
+        found.append({name: p.grad for name, p in model.temporal.named_parameters() if p.grad is not None} | {"video": video.detach()})
+    assert_equal_gradients(*found, tolerance=1e-5)
