@@ -131,13 +131,13 @@ def test_a_local_open_clip_checkpoint_becomes_a_model_that_encodes_like_open_cli
     text = "a dog catching a frisbee, isn't it?"
     with torch.no_grad():
         wanted = original.encode_text(open_clip.get_tokenizer("ViT-B-32-quickgelu")([text]), normalize=True).numpy()
-    got = TextEncoder(directory).encode([text])[0].query_QD
+    got = TextEncoder(directory, provider="onnxruntime").encode([text])[0].query_QD
     np.testing.assert_allclose(got, wanted, atol=1e-5)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
     mean, std = (torch.tensor(v) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
     with torch.no_grad():
         image = original.encode_image(((torch.from_numpy(pixels).float() / 255 - mean) / std).permute(0, 3, 1, 2)).numpy()
-    np.testing.assert_allclose(VideoEncoder(directory).frame_features(pixels), image, atol=1e-4)
+    np.testing.assert_allclose(VideoEncoder(directory, provider="onnxruntime").frame_features(pixels), image, atol=1e-4)
 
 
 def test_a_checkpoint_of_another_architecture_is_named(tmp_path: Path) -> None:
