@@ -54,13 +54,8 @@ class _Gather(torch.autograd.Function):
         return ctx.ranks.sum_own(gradients[0], ctx.counts), None, None
 
 
-class _JoinRows(torch.autograd.Function):
+class _JoinRows(_Gather):
     """Score rows of all processes. All take the same loss of them, so a row's gradient is at its owner already."""
-
-    @staticmethod
-    def forward(ctx: Any, own: Tensor, ranks: Ranks, counts: list[int]) -> Tensor:
-        ctx.ranks, ctx.counts = ranks, counts
-        return ranks.gather(own, counts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
