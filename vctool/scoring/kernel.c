@@ -63,6 +63,8 @@ struct block {
     uint8_t *memory; /* a converted copy, where one is needed */
     const float *base; /* products of the query with the run's centres, [centres, columns]; NULL without centres */
     int count;
+    const char *ahead; /* what the next pass over two tiles is to fetch of a block to come; NULL where tokens are read in order */
+    int64_t each;      /* of it, 64-byte lines for each 64 columns of the products; folding fetches one for each row */
 };
 
 /* Rows begin to end - 1 of a block, all of one clip and one centre, all counted. */
@@ -181,7 +183,7 @@ static void centre_products(const struct kernel *kernel, const struct job *job, 
     centres.rows = job->centre_offsets[last];
     centres.row_bytes = (job->dim + 1) / 2;
     for (int64_t row = begin; row < end; row += kernel->rows) {
-        struct block block = {NULL, 0, row, (job->dim + 63) / 64 * 64, memory, NULL, (int)least(kernel->rows, end - row)};
+        struct block block = {NULL, 0, row, (job->dim + 63) / 64 * 64, memory, NULL, (int)least(kernel->rows, end - row), NULL, 0};
         const uint32_t bad = kernel->load_levels(&centres, &block);
         for (int i = 0; i < block.count; i++)
             bad_centre[row - begin + i] = bad >> i & 1;
@@ -210,6 +212,8 @@ static int run_kernel(const struct kernel *kernel, const struct job *job)
         return NO_MEMORY;
     uint8_t *copy = aligned(memory), *out = copy + copy_bytes;
     float *maxima = (float *)(out + out_bytes), *base = (float *)(out + out_bytes + maxima_bytes);
+    const int64_t passes = (tiles + 1) / 2, lines = (BLOCK * padded / 64 + passes - 1) / passes; /* fetched in a pass */
+    const int64_t each = lines > BLOCK ? (lines - BLOCK + padded / 64 - 1) / (padded / 64) : 0;
     struct segment segments[BLOCK];
     uint8_t state[RUN], bad_centre[CENTRES + 256];
 
@@ -225,7 +229,7 @@ static int run_kernel(const struct kernel *kernel, const struct job *job)
         int64_t clip = first;
         const int64_t end = job->offsets[last];
         for (int64_t row = job->offsets[first]; row < end; row += kernel->rows) {
-            struct block block = {NULL, 0, row, padded, copy, job->centre ? base : NULL, (int)least(kernel->rows, end - row)};
+            struct block block = {NULL, 0, row, padded, copy, job->centre ? base : NULL, (int)least(kernel->rows, end - row), NULL, each};
             const uint32_t bad = kernel->load(job, &block);
             const int count = segments_of(job, &block, first, &clip, bad, state, bad_centre, segments);
             if (count == 0)
@@ -234,6 +238,8 @@ static int run_kernel(const struct kernel *kernel, const struct job *job)
                 const int some = (int)least(2, tiles - tile);
                 kernel->product(job, &block, tile, some, out);
                 kernel->fold(job, &block, segments, count, tile, some, out, maxima, columns);
+                if (block.ahead)
+                    block.ahead += lines * 64;
             }
         }
         for (int64_t i = first; i < last; i++)
@@ -602,9 +608,11 @@ static void product_unsigned(const struct job *job, const struct block *block, i
     (tiles == 2 ? product_unsigned_2 : product_unsigned_1)(job, block, tile, out);
 }
 
-AVX512 static void fold_int(const struct job *job, const struct block *block, const struct segment *segments, int count, int64_t tile,
-                            int tiles, const void *out, float *maxima, int64_t columns)
+AVX512 static inline __attribute__((always_inline)) void fold_int_and(const int fetching, const struct job *job, const struct block *block,
+                                                                       const struct segment *segments, int count, int64_t tile, int tiles,
+                                                                       const void *out, float *maxima, int64_t columns)
 {
+    const char *ahead = fetching ? block->ahead + block->each * block->padded : NULL;
     const float *scale = job->scale + block->start;
     const int32_t *first = out, *second = first + (tiles - 1) * BLOCK * LANES; /* one tile alone is folded twice */
     for (const struct segment *s = segments; s < segments + count; s++) {
@@ -613,6 +621,10 @@ AVX512 static void fold_int(const struct job *job, const struct block *block, co
         __m512 one = block->base ? none : _mm512_loadu_ps(max), two = block->base ? none : _mm512_loadu_ps(max_second);
         for (int row = s->begin; row < s->end; row++) {
             const __m512 by = _mm512_set1_ps(scale[row]);
+            if (fetching) {
+                _mm_prefetch(ahead, _MM_HINT_T1);
+                ahead += 64;
+            }
             one = _mm512_max_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(first + row * LANES)), by), one);
             two = _mm512_max_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(second + row * LANES)), by), two);
         }
@@ -624,6 +636,15 @@ AVX512 static void fold_int(const struct job *job, const struct block *block, co
         _mm512_storeu_ps(max, one);
         _mm512_storeu_ps(max_second, two);
     }
+}
+
+AVX512 static void fold_int(const struct job *job, const struct block *block, const struct segment *segments, int count, int64_t tile,
+                            int tiles, const void *out, float *maxima, int64_t columns)
+{
+    if (block->ahead)
+        fold_int_and(1, job, block, segments, count, tile, tiles, out, maxima, columns);
+    else
+        fold_int_and(0, job, block, segments, count, tile, tiles, out, maxima, columns);
 }
 
 #define PRODUCT_FLOAT(TILES)                                                                                                              \
@@ -683,7 +704,7 @@ static const struct kernel float16_avx512 = {BLOCK / 2, 4, NULL, NULL, load_floa
 
 #ifndef WITHOUT_AMX
 
-enum { AHEAD = 3 }; /* blocks from the one multiplied to the one fetched */
+enum { AHEAD = 4 }; /* blocks from the one multiplied to the one fetched */
 
 /* The tile intrinsics do not tell the compiler what memory they read. */
 #define READS(address) __asm__ volatile("" : : "r"(address) : "memory")
@@ -712,10 +733,12 @@ static uint32_t load_in_place(const struct job *job, struct block *block)
 {
     block->rows = job->tokens + block->start * job->dim;
     block->stride = block->padded;
+    block->ahead = (const char *)block->rows + AHEAD * BLOCK * block->padded;
     if (job->dim != block->padded || block->start + BLOCK > job->rows) {
         for (int row = 0; row < block->count; row++)
             memcpy(block->memory + row * block->padded, block->rows + row * job->dim, (size_t)job->dim);
         block->rows = block->memory;
+        block->ahead = NULL;
     }
     return bad_scales_avx512(job, block);
 }
@@ -723,11 +746,12 @@ static uint32_t load_in_place(const struct job *job, struct block *block)
 AVX512 static uint32_t load_levels(const struct job *job, struct block *block) { return load_packed(job, block, 4, 0); }
 AVX512 static uint32_t load_signs(const struct job *job, struct block *block) { return load_packed(job, block, 1, 0); }
 
-/* Asks for lines first to last - 1 of the block ahead that one step of 64 columns is to fetch. Behind products, so that they need not wait. */
-static inline __attribute__((always_inline)) void fetch(const char *ahead, int64_t d, int first, int last)
+/* Asks for so many lines, and returns where the next one is. */
+static inline __attribute__((always_inline)) const char *fetch(const char *ahead, int64_t lines)
 {
-    for (int i = first; i < last; i++)
-        _mm_prefetch(ahead + (d * BLOCK + i * 64), _MM_HINT_T1);
+    for (int64_t i = 0; i < lines; i++, ahead += 64)
+        _mm_prefetch(ahead, _MM_HINT_T1);
+    return ahead;
 }
 
 AMX static void product_amx(const struct job *job, const struct block *block, int64_t tile, int tiles, void *out)
@@ -735,9 +759,10 @@ AMX static void product_amx(const struct job *job, const struct block *block, in
     const int64_t stride = block->stride, tile_bytes = block->padded * LANES;
     const uint8_t *upper = block->rows, *lower = upper + 16 * stride, *query = job->query + tile * tile_bytes;
     int32_t *to = out;
-    /* The processor's own prefetching does not follow tiles through memory: each step of 64 columns fetches 1/n of a block. */
-    const char *ahead = (const char *)(job->tokens + (block->start + AHEAD * BLOCK) * job->row_bytes);
-    const int fetched = tile == 0 && block->rows != block->memory ? BLOCK : 0;
+    /* The processor's own prefetching does not follow tiles through memory. Lines are asked for all along the way, behind
+     * products and while folding: so many at once as a block has would wait for each other. */
+    const char *ahead = block->ahead;
+    const int64_t each = ahead ? block->each : 0;
     READS(upper);
     _tile_zero(0);
     _tile_zero(1);
@@ -751,10 +776,10 @@ AMX static void product_amx(const struct job *job, const struct block *block, in
             _tile_loadd(5, lower + d, stride);
             _tile_dpbssd(0, 4, 6);
             _tile_dpbssd(2, 4, 7);
-            fetch(ahead, d, 0, fetched / 2);
+            ahead = fetch(ahead, each / 2);
             _tile_dpbssd(1, 5, 6);
             _tile_dpbssd(3, 5, 7);
-            fetch(ahead, d, fetched / 2, fetched);
+            ahead = fetch(ahead, each - each / 2);
         }
         _tile_stored(2, to + BLOCK * LANES, 64);
         _tile_stored(3, to + (BLOCK + 16) * LANES, 64);
@@ -765,7 +790,7 @@ AMX static void product_amx(const struct job *job, const struct block *block, in
             _tile_loadd(5, lower + d, stride);
             _tile_dpbssd(0, 4, 6);
             _tile_dpbssd(1, 5, 6);
-            fetch(ahead, d, 0, fetched);
+            ahead = fetch(ahead, each);
         }
     }
     _tile_stored(0, to, 64);
