@@ -5,8 +5,9 @@
 
 Data, queries and the float64 truth are those of `bench_two_stage.py`: 12 frame and 14 video tokens a clip, 32 query tokens,
 branch `fv`. One thread each (as far as an engine can be told); the median CPU time of the process over all queries counts,
-because wall time belongs to the neighbours. `x` is against our exact int8 search in the same process: that is the number
-to compare between environments, for engines that pin another torch run in one of their own, with us as the yardstick.
+because wall time belongs to the neighbours, or with `--threads` above one the wall time. Building is always CPU time. `x` is against
+our exact int8 search in the same process: that is the number to compare between environments, for engines that pin another torch
+run in one of their own, with us as the yardstick.
 
 An engine with one MaxSim a document gets the sum of two by one more dimension: frame tokens carry +1 there, video tokens -1,
 and every query token is sent twice, with +1 and with -1; its score is then ours plus a constant. PLAID engines build an index of
@@ -35,17 +36,16 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("LANCE_LOG", "error")
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from threads import HELP, MEASURED, THREADS, clock
 
-import numpy as np  # noqa: E402  (after the threads are set)
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import numpy as np
+from bench_two_stage import EXPANSION, FRAMES, best, build, parts, queries, truth, unit
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
-from bench_two_stage import best, build, parts, queries, truth, unit  # noqa: E402
-
-from vctool.runtime.two_stage import estimates, rerank  # noqa: E402
-from vctool.scoring import Branch, batch_scores, kernels  # noqa: E402
-from vctool.store import TokenStore  # noqa: E402
+from vctool.runtime.two_stage import estimates, rerank
+from vctool.scoring import Branch, batch_scores, kernels
+from vctool.store import TokenStore
 
 Search = Callable[[np.ndarray], list[int]]  # query tokens [M, D] to the best ten clips
 YARDSTICK = "vctool exact"
@@ -69,8 +69,21 @@ class Case:
 
     def whole(self) -> list[np.ndarray]:
         """All tokens of each branch: frame [N, 12, D], video [N, 14, D], float32."""
-        pieces = [{"f": frame, "v": video} for _, frame, video in self.tokens()]
-        return [np.concatenate([piece[branch] for piece in pieces]) for branch in self.branch]
+        found = [np.empty(shape, np.float32) for shape in self.shapes]
+        for first, *both in self.branches():
+            for kept, tokens in zip(found, both, strict=True):
+                kept[first : first + len(tokens)] = tokens
+        return found
+
+    def branches(self) -> Iterator[tuple[Any, ...]]:
+        """`tokens` of the branches that are searched alone: (first clip, [n, T, D] of each)."""
+        for first, frame, video in self.tokens():
+            yield first, *({"f": frame, "v": video}[branch] for branch in self.branch)
+
+    @property
+    def shapes(self) -> list[tuple[int, int, int]]:
+        """[N, T, D] of each branch."""
+        return [(self.clips, {"f": FRAMES, "v": FRAMES + EXPANSION}[branch], self.width) for branch in self.branch]
 
     def documents(self) -> Iterator[tuple[int, np.ndarray]]:
         """What an engine with one MaxSim a document is given: the tokens [n, T, D] of a single branch, or tokens [n, 26, D + 1] of both
@@ -115,12 +128,14 @@ def top(score_N: np.ndarray) -> list[int]:
 
 
 def vctool_exact(case: Case) -> tuple[Search, float | None]:
-    return lambda query: top(batch_scores([query], case.store, case.branch, workers=1)[0][0]), case.store.path.stat().st_size / case.clips
+    return lambda query: top(
+        batch_scores([query], case.store, case.branch, workers=THREADS)[0][0]
+    ), case.store.path.stat().st_size / case.clips
 
 
 def vctool_two_stage(case: Case) -> tuple[Search, float | None]:
     def search(query: np.ndarray) -> list[int]:
-        found = rerank(query, case.store, case.branch, estimates([query], case.store, case.branch, workers=1)[0], 10, batch_scores)
+        found = rerank(query, case.store, case.branch, estimates([query], case.store, case.branch, workers=THREADS)[0], 10, batch_scores)
         return vctool_exact(case)[0](query) if found is None else best(found.clip, found.score, 10)
 
     return search, case.store.path.stat().st_size / case.clips
@@ -139,8 +154,11 @@ def torch_gemm(kind: str) -> Callable[[Case], tuple[Search, float | None]]:
     def make(case: Case) -> tuple[Search, float | None]:
         import torch
 
-        torch.set_num_threads(1)
-        branches = [torch.from_numpy(tokens).to(getattr(torch, kind)) for tokens in case.whole()]
+        torch.set_num_threads(THREADS)
+        branches = [torch.empty(shape, dtype=getattr(torch, kind)) for shape in case.shapes]
+        for first, *both in case.branches():  # a part at a time: float32 of all would not fit beside it
+            for kept, tokens in zip(branches, both, strict=True):
+                kept[first : first + len(tokens)] = torch.from_numpy(tokens)
 
         def search(query: np.ndarray) -> list[int]:
             with torch.inference_mode():
@@ -167,7 +185,7 @@ def onnxruntime_graph(case: Case) -> tuple[Search, float | None]:
     nodes.append(helper.make_node("ReduceMean", ["both"], ["score"], axes=[1], keepdims=0))
     graph = helper.make_graph(nodes, "scorer", inputs, [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"])])
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     size = sum(tokens.nbytes for tokens in fixed.values()) / case.clips
@@ -185,7 +203,7 @@ def maxsim_cpu(case: Case) -> tuple[Search, float | None]:
 def faiss_mean(case: Case) -> tuple[Search, float | None]:
     import faiss
 
-    faiss.omp_set_num_threads(1)
+    faiss.omp_set_num_threads(THREADS)
     index = faiss.IndexFlatIP(case.width)
     for _, frame, _ in case.tokens():
         index.add(unit(frame.mean(axis=1)).astype(np.float32))
@@ -214,7 +232,7 @@ def qdrant_edge(case: Case) -> tuple[Search, float | None]:
     folder.mkdir()
     comparing = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
     vectors = {"tokens": edge.EdgeVectorParams(case.document_width, edge.Distance.Dot, multivector_config=comparing)}
-    shard = edge.EdgeShard.create(str(folder), edge.EdgeConfig(vectors=vectors, max_search_threads=1))
+    shard = edge.EdgeShard.create(str(folder), edge.EdgeConfig(vectors=vectors, max_search_threads=THREADS))
     for first, tokens in case.documents():
         for at in range(0, len(tokens), 500):
             points = [edge.Point(first + at + i, {"tokens": rows.tolist()}) for i, rows in enumerate(tokens[at : at + 500])]
@@ -254,7 +272,7 @@ def fast_plaid(**searching: int) -> Callable[[Case], tuple[Search, float | None]
         import torch
         from fast_plaid import search as plaid
 
-        torch.set_num_threads(1)
+        torch.set_num_threads(THREADS)
         folder = case.folder / f"plaid{len(searching)}"
         index = plaid.FastPlaid(index=str(folder), device="cpu")
         index.create(documents_embeddings=[torch.from_numpy(in_bytes(rows)) for _, tokens in case.documents() for rows in tokens])
@@ -274,7 +292,7 @@ def pylate_plaid(case: Case) -> tuple[Search, float | None]:
     import torch
     from pylate import indexes
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     index = indexes.PLAID(index_folder=str(case.folder), index_name="pylate", override=True, device="cpu")
     tokens = [in_bytes(rows) for _, part in case.documents() for rows in part]
     index.add_documents(documents_ids=[str(i) for i in range(case.clips)], documents_embeddings=tokens)
@@ -287,9 +305,9 @@ ENGINES = (
     Engine("vctool two-stage", vctool_two_stage),
     Engine("NumPy float32", numpy_float32, 100_000),
     Engine("torch float32 GEMM + amax", torch_gemm("float32"), 100_000),
-    Engine("torch bfloat16 GEMM + amax", torch_gemm("bfloat16"), 100_000),
+    Engine("torch bfloat16 GEMM + amax", torch_gemm("bfloat16"), 1_000_000),
     Engine("ONNX Runtime float32 graph", onnxruntime_graph, 100_000),
-    Engine("maxsim-cpu", maxsim_cpu, 100_000),
+    Engine("maxsim-cpu", maxsim_cpu, 1_000_000),
     Engine("faiss flat, one mean vector a clip", faiss_mean),
     Engine("fast-plaid", fast_plaid(), 100_000),
     Engine("fast-plaid, 128 cells, 65,536 scored", fast_plaid(n_ivf_probe=128, n_full_scores=65_536), 100_000),
@@ -327,7 +345,7 @@ class Results:
 
 def measure(case: Case, wanted: list[Engine], count: int, rounds: int) -> list[Row]:
     asked = queries(case.clips, case.width, case.kind, count, 0.5)
-    exact_BN = batch_scores(asked, case.store, case.branch, workers=1)[0]
+    exact_BN = batch_scores(asked, case.store, case.branch, workers=THREADS)[0]
     right = truth(asked, exact_BN, case.clips, case.width, case.kind, tuple(case.branch))
     rows, running = {}, {}
     for engine in wanted:
@@ -353,10 +371,10 @@ def measure(case: Case, wanted: list[Engine], count: int, rounds: int) -> list[R
     for turn in range(rounds + 1):
         for query in asked[:: max(1, count // 5)]:
             for name, search in running.items():
-                start = time.process_time()
+                start = clock()
                 search(query)
                 if turn:
-                    spent[name].append(time.process_time() - start)
+                    spent[name].append(clock() - start)
     for name, seconds in spent.items():
         rows[name].ms = statistics.median(seconds) * 1e3
         rows[name].ratio = rows[name].ms / (statistics.median(spent[YARDSTICK]) * 1e3)
@@ -380,7 +398,8 @@ def machine() -> str:
         "lancedb",
     ]
     versions = [f"{name} {metadata.version(name)}" for name in packages if _installed(name)]
-    return f"{model}, {os.cpu_count()} CPUs, kernel {kernels.report().found[0]}; Python {platform.python_version()}, {', '.join(versions)}"
+    cpus = f"{model}, {os.cpu_count()} CPUs, {MEASURED}, kernel {kernels.report().found[0]}"
+    return f"{cpus}; Python {platform.python_version()}, {', '.join(versions)}"
 
 
 def _installed(name: str) -> bool:
@@ -398,6 +417,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=["easy", "hard"])
     parser.add_argument("--engines", nargs="+", help="names, or the beginnings of names; the yardstick always runs")
     parser.add_argument("--branch", choices=["f", "v", "fv"], default="fv")
+    parser.add_argument("--threads", type=int, default=1, help=HELP)
     parser.add_argument("--queries", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
@@ -418,7 +438,7 @@ def main() -> None:
             for kind in arguments.data:
                 folder = Path(tempfile.mkdtemp(prefix="engines"))
                 try:
-                    built_ms = build(folder / "clips.npz", clips, width, kind)
+                    built_ms = build(folder / "clips.npz", clips, width, kind, arguments.branch)
                     case = Case(clips, width, kind, folder, TokenStore(folder / "clips.npz"), built_ms, arguments.branch)
                     results.rows += measure(case, wanted, arguments.queries, arguments.rounds)
                 finally:

@@ -17,7 +17,6 @@ that out. `scored` is the median and the largest number of clips that were score
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -25,15 +24,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
-
-import numpy as np  # noqa: E402  (after the threads are set)
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import threads  # noqa: F401  (one of them, before NumPy is there)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from vctool.runtime.two_stage import estimates, rerank  # noqa: E402
-from vctool.scoring import batch_scores, kernels  # noqa: E402
-from vctool.store import StoreWriter, TokenRows, TokenStore  # noqa: E402
+import numpy as np
+
+from vctool.runtime.two_stage import estimates, rerank
+from vctool.scoring import Branch, batch_scores, kernels
+from vctool.store import StoreWriter, TokenRows, TokenStore
 
 FRAMES, EXPANSION, TOKENS = 12, 2, 32
 _PART = 2000  # clips made at a time
@@ -74,17 +73,22 @@ def parts(clips: int, width: int, kind: str) -> Iterator[tuple[int, np.ndarray, 
         yield first, *part(first, min(_PART, clips - first), width, kind)
 
 
-def build(path: Path, clips: int, width: int, kind: str) -> float:
-    """Write the store; the writer's CPU time a clip, in milliseconds (the making of the data is left out)."""
+def build(path: Path, clips: int, width: int, kind: str, branch: Branch = "fv") -> float:
+    """Write the store, of one branch's tokens or both; the writer's CPU time a clip, in milliseconds (the making of the data is left out).
+
+    A store has no video tokens alone: those of branch `v` go in as frames.
+    """
     spent = 0.0
     frame_time = np.arange(FRAMES, dtype=np.float32)
     video_time = np.concatenate([frame_time, np.full(EXPANSION, np.nan, np.float32)])
     with StoreWriter(path, manifest={"model": {"name": kind}}, dtype="int8") as writer:
         for first, frame, video in parts(clips, width, kind):
             start = time.process_time()
-            times = [np.tile(row, (len(frame), 1)) for row in (frame_time, video_time)]
+            frame_rows, video_rows = (
+                TokenRows.of(tokens, None, np.tile(row, (len(tokens), 1))) for tokens, row in ((frame, frame_time), (video, video_time))
+            )
             ids = [f"clip {first + i}" for i in range(len(frame))]
-            writer.add_many(ids, TokenRows.of(frame, None, times[0]), TokenRows.of(video, None, times[1]))
+            writer.add_many(ids, video_rows if branch == "v" else frame_rows, video_rows if branch == "fv" else None)
             spent += time.process_time() - start
         start = time.process_time()
         writer.commit()
