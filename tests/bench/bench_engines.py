@@ -37,7 +37,7 @@ from typing import Any
 
 os.environ.setdefault("LANCE_LOG", "error")
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from threads import HELP, MEASURED, THREADS, clock
+from threads import HELP, MEASURED, THREADS, WORKERS, clock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
@@ -129,13 +129,13 @@ def top(score_N: np.ndarray) -> list[int]:
 
 def vctool_exact(case: Case) -> tuple[Search, float | None]:
     return lambda query: top(
-        batch_scores([query], case.store, case.branch, workers=THREADS)[0][0]
+        batch_scores([query], case.store, case.branch, workers=WORKERS)[0][0]
     ), case.store.path.stat().st_size / case.clips
 
 
 def vctool_two_stage(case: Case) -> tuple[Search, float | None]:
     def search(query: np.ndarray) -> list[int]:
-        found = rerank(query, case.store, case.branch, estimates([query], case.store, case.branch, workers=THREADS)[0], 10, batch_scores)
+        found = rerank(query, case.store, case.branch, estimates([query], case.store, case.branch, workers=WORKERS)[0], 10, batch_scores)
         return vctool_exact(case)[0](query) if found is None else best(found.clip, found.score, 10)
 
     return search, case.store.path.stat().st_size / case.clips
@@ -345,7 +345,7 @@ class Results:
 
 def measure(case: Case, wanted: list[Engine], count: int, rounds: int) -> list[Row]:
     asked = queries(case.clips, case.width, case.kind, count, 0.5)
-    exact_BN = batch_scores(asked, case.store, case.branch, workers=THREADS)[0]
+    exact_BN = batch_scores(asked, case.store, case.branch, workers=WORKERS)[0]
     right = truth(asked, exact_BN, case.clips, case.width, case.kind, tuple(case.branch))
     rows, running = {}, {}
     for engine in wanted:

@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from threads import HELP, MEASURED, THREADS, clock
+from threads import HELP, MEASURED, THREADS, WORKERS, clock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
@@ -97,7 +97,7 @@ def build(clips: int, width: int, dtype: str) -> Tokens:
 def ours(store: Tokens, kernel: str) -> Score:
     def score(batch: list[np.ndarray]) -> np.ndarray:
         os.environ[kernels.VARIABLE] = kernel
-        return batch_scores(batch, store, "fv", workers=THREADS)[0]
+        return batch_scores(batch, store, "fv", workers=WORKERS)[0]
 
     return score
 

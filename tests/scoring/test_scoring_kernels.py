@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vctool.errors import InputError, UsageProblem
-from vctool.scoring import kernels, mean_max_sim
+from vctool.scoring import kernels, mean_max_sim, meanmaxsim
 from vctool.scoring.meanmaxsim import mean_max_sims
 from vctool.scoring.tiles import TokenBlocks
 
@@ -122,6 +123,27 @@ def test_every_instruction_set_gives_int8_scores_the_same_bits(monkeypatch, widt
         monkeypatch.setenv(kernels.VARIABLE, name)
         found.append(all_scores(queries, tokens, offsets, scales=scales))
     assert all(np.array_equal(found[0], other) for other in found[1:])
+
+
+@needs_kernel
+@pytest.mark.skipif(meanmaxsim._threads(None) < 2, reason="one core: there is never a second thread")
+def test_threads_are_started_only_where_there_is_enough_to_share(monkeypatch):
+    started = []
+
+    class Counted(ThreadPoolExecutor):
+        def __init__(self, workers: int) -> None:
+            started.append(workers)
+            super().__init__(workers)
+
+    monkeypatch.setattr(meanmaxsim, "ThreadPoolExecutor", Counted)
+    generator = np.random.default_rng(5)
+    tokens, offsets = generator.integers(-127, 128, (70_000, 512), np.int8), np.arange(0, 70_001, 10)
+    scales, query = np.full(len(tokens), 0.001, np.float32), unit(generator, 32, 512)
+    small = all_scores([query], tokens[:20_000], offsets[:2001], scales=scales[:20_000], workers=None)
+    assert started == []
+    large = all_scores([query], tokens, offsets, scales=scales, workers=None)
+    assert started == [2]
+    assert np.array_equal(large[:, :2000], small)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float16"])

@@ -177,8 +177,11 @@ def test_a_hole_costs_the_frames_around_it(sixty: Path, tmp_path: Path) -> None:
     decoded = decode_frames(tmp_path / "hole.mp4", ALL)
     assert decoded.damaged > 0
     assert 30 < len(decoded.frames) < 60
-    right = sum(number == round(t * 30) for number, t in zip(numbers_in(decoded.frames), decoded.times_F, strict=True))
-    assert right >= len(decoded.frames) - 2  # FFmpeg may patch a picture at the rim of the hole from its neighbour
+    # Of a picture in the hole, or one that refers to it, FFmpeg may make a copy of a neighbour; from the next keyframe on all is right.
+    shown = [round(t * 30) for t in decoded.times_F]
+    groups = {now // 12 for number, now in zip(numbers_in(decoded.frames), shown, strict=True) if number != now}
+    lost = {now // 12 for now in range(60) if now not in shown}
+    assert len(groups | lost) <= 2
     assert np.all(np.diff(decoded.times_F) > 0)
     assert len(decode_frames(tmp_path / "hole.mp4", 12).frames) == 12
 

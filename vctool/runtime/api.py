@@ -33,7 +33,7 @@ def mean_max_sim(
     query_QD: an encoded query, or rows with an optional mask of those that count; they are taken as they are, so L2-normalise them
     for cosines. store_or_tokens: a store, open or its path (scored by `branch`); or tokens, float16 or float32 `[N, T, D]`, or `[T, D]`
     with `offsets` `[N + 1]`, or int8 with `scale_T`, one a token (value = int8 * scale). A clip without tokens scores -inf.
-    workers: threads; None is one for each core.
+    workers: threads; None is one for each core, fewer for a small store.
 
     Raises InputError for shapes, widths or dtypes that do not fit and for values that are not finite, UsageProblem for `[T, D]` without
     offsets, StoreError for a path that is no store.

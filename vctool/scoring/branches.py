@@ -50,7 +50,8 @@ def scores(
     """One query against every clip of a store: (score, frame_score, video_score), each float32 [N].
 
     branch: `f` scores by frames, `v` by video tokens, `fv` by the sum; the score of a branch that was not asked for is NaN.
-    A clip without frames scores -inf in `f` and `fv`. workers: threads; None is one for each core.
+    A clip without frames scores -inf in `f` and `fv`. workers: threads; None is one for each core, fewer
+    for a small store.
     Raises UsageProblem for another branch, InputError as `mean_max_sim`.
     """
     counted_MD = counted_tokens(query_QD, query_mask_Q)

@@ -112,6 +112,11 @@ class TokenBlocks:
             first = last
         return runs
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tokens that clips own."""
+        return (int(self.offsets[-1]) - int(self.offsets[0])) * self.tokens_TD.strides[0]
+
     def spans(self, most: int) -> list[tuple[int, int]]:
         """Runs of whole clips (first, last + 1) for threads to share: at most about `most`, of about equally many tokens."""
         start, end = int(self.offsets[0]), int(self.offsets[-1])

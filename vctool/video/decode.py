@@ -29,9 +29,10 @@ def decode_frames(
     transform: called with each kept frame (uint8 `[H, W, 3]` RGB after rotation) as soon as it is decoded; what it
     returns is kept in the frame's place, so that large pictures never pile up. Its exceptions reach the caller.
 
-    Fewer frames than asked come back where the video has fewer, or where it is damaged: never a repeated frame, and
-    never none. Raises VideoError (with a short reason) where not one frame can be had, MissingExtraError where the
-    decoder is not installed, UsageProblem for an impossible `count`, `start` or `end`.
+    Fewer frames than asked come back where the video has fewer, or where it is damaged: never the same one twice, and
+    never none (beside a hole FFmpeg may patch a picture, or all of it, from its neighbours). Raises VideoError (with a
+    short reason) where not one frame can be had, MissingExtraError where the decoder is not installed, UsageProblem for
+    an impossible `count`, `start` or `end`.
     """
     return read_frames(open_reader(decoder), path, count, start=start, end=end, transform=transform)
 
