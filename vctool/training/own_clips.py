@@ -36,7 +36,7 @@ from vctool.training.log import RunLog
 from vctool.training.loop import RunFolder, Trainer
 from vctool.training.prepare import Bench, Split
 from vctool.training.recipe import FREE_KEYS, Recipe, recipe_dict
-from vctool.training.result import describe_split, hardware, portable, versions, write_result
+from vctool.training.result import hardware, story_of, write_result
 from vctool.training.splits import fold_members
 from vctool.training.stop import StopRequest
 from vctool.training.validation import Queries, choose_queries, score_split
@@ -253,23 +253,11 @@ def _finish(bench: Bench, whole: Split, verdict: Verdict, folder: RunFolder, sto
             raise _stopped(folder) from None
     branch = bench.recipe.model.interaction
     held = {f"{branch}/{d.metric}": d.b for d in verdict.comparison.differences}
-    story = {
-        "schema": 1,
+    story = story_of(prepared, progress, hardware(bench.precision.device)) | {
         "best": {"step": progress.step, "value": held[f"{branch}/{METRIC}"], "metrics": held},
         "chosen_by": ["cross-validation"],
-        "seed": bench.recipe.run.seed,
-        "steps": progress.step,
-        "seconds": round(progress.seconds, 1),
-        "sittings": progress.sittings,
-        "trained_parameters": sum(p.numel() for p in bench.model.parameters() if p.requires_grad),
-        "log_scale": bench.loss.log_scale.detach().tolist(),
-        "bias": bench.loss.bias.detach().tolist(),
-        "data": {"train": describe_split(whole.clips), "validation": describe_split(whole.clips)},
         "own_clips": verdict.to_dict(),
-        "recipe": portable(bench.recipe),
         "history": [],
-        "versions": versions(),
-        "hardware": hardware(bench.precision.device),
     }
     try:
         write_result(folder.model, bench.model, story)

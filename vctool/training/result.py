@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 from vctool.models.checkpoint import save_model
 from vctool.models.video_colbert import VideoColBERT, count_parameters
 from vctool.runtime.checksums import write_checksums
+from vctool.training.checkpoint import Progress
 from vctool.training.clips import ClipSet
+from vctool.training.prepare import Prepared
 from vctool.training.recipe import Recipe, recipe_dict
 
 _PACKAGES = ("vctool", "torch", "numpy", "open_clip_torch", "timm", "safetensors", "tokenizers", "av")
@@ -59,6 +61,28 @@ def portable(recipe: Recipe) -> dict[str, Any]:
 def describe_split(clips: ClipSet) -> dict[str, Any]:
     """Which clips: the manifest's name and hash, and how many."""
     return {"manifest": clips.path.name, "sha256": clips.sha256, "clips": len(clips), "captions": len(clips.texts)}
+
+
+def story_of(prepared: Prepared, progress: Progress, machine: dict[str, Any]) -> dict[str, Any]:
+    """What `training.json` holds of a run that has ended. machine: what it ran on, `hardware` and more."""
+    model, loss = prepared.model, prepared.loss
+    return {
+        "schema": 1,
+        "best": progress.best,
+        "chosen_by": prepared.best,
+        "seed": prepared.recipe.run.seed,
+        "steps": progress.step,
+        "seconds": round(progress.seconds, 1),
+        "sittings": progress.sittings,
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "log_scale": loss.log_scale.detach().tolist(),
+        "bias": loss.bias.detach().tolist(),
+        "data": {"train": describe_split(prepared.train.clips), "validation": describe_split(prepared.validation.clips)},
+        "recipe": portable(prepared.recipe),
+        "history": progress.history,
+        "versions": versions(),
+        "hardware": machine,
+    }
 
 
 def write_result(folder: Path, model: VideoColBERT, story: dict[str, Any]) -> None:

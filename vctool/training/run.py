@@ -22,7 +22,7 @@ from vctool.training.prepare import Prepared, prepare
 from vctool.training.profile import profile_lines
 from vctool.training.ranks import Ranks, joined, restarted
 from vctool.training.recipe import FREE_KEYS, Recipe, differences, load_recipe, recipe_dict, recipe_toml, without_later_keys
-from vctool.training.result import describe_split, hardware, portable, versions, write_result
+from vctool.training.result import hardware, story_of, versions, write_result
 from vctool.training.stop import stop_requests
 
 RECIPE = "recipe.toml"
@@ -160,24 +160,7 @@ def _finish(prepared: Prepared, folder: RunFolder, progress: checkpoint.Progress
     state = checkpoint.read_tensors(folder.best)
     prepared.model.load_state_dict(state["model"], strict=False)
     prepared.loss.load_state_dict(state["loss"])
-    data = {"train": describe_split(prepared.train.clips), "validation": describe_split(prepared.validation.clips)}
-    story = {
-        "schema": 1,
-        "best": best,
-        "chosen_by": prepared.best,
-        "seed": prepared.recipe.run.seed,
-        "steps": progress.step,
-        "seconds": round(progress.seconds, 1),
-        "sittings": progress.sittings,
-        "trained_parameters": sum(p.numel() for p in prepared.model.parameters() if p.requires_grad),
-        "log_scale": prepared.loss.log_scale.detach().tolist(),
-        "bias": prepared.loss.bias.detach().tolist(),
-        "data": data,
-        "recipe": portable(prepared.recipe),
-        "history": progress.history,
-        "versions": versions(),
-        "hardware": machine,
-    }
+    story = story_of(prepared, progress, machine)
     try:
         write_result(folder.model, prepared.model, story)
     except OSError as problem:
