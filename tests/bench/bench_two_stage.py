@@ -30,6 +30,7 @@ import threads  # noqa: F401  (one of them, before NumPy is there)
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
+from vctool.runtime import search
 from vctool.runtime.two_stage import estimates, rerank
 from vctool.scoring import Branch, batch_scores, kernels
 from vctool.store import StoreWriter, TokenRows, TokenStore
@@ -135,7 +136,7 @@ def truth(
 
 
 def best(clips: np.ndarray, scores: np.ndarray, hits: int) -> list[int]:
-    return [int(clip) for clip in clips[np.argsort(-scores, kind="stable")[:hits]]]
+    return [int(clips[place]) for place in search.best(scores, hits)]
 
 
 def measure(store: TokenStore, clips: int, width: int, kind: str, arguments: argparse.Namespace) -> str:
