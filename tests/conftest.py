@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,33 @@ def realclips() -> Path:
     if not (folder / "captions.jsonl").is_file():
         pytest.skip("the real clips are not on this machine (set VCTOOL_REALCLIPS to their folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A model directory that tells colours apart."""
+    from tinymodel import build_tiny_model
+
+    folder = build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+    before = _content(folder)
+    yield folder
+    assert _content(folder) == before, "a test changed the model that all share: give it a copy"
+
+
+@pytest.fixture(scope="session")
+def tiny_videos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Four videos of plain colours, one of them in a folder below."""
+    from tinymodel import make_video
+
+    folder = tmp_path_factory.mktemp("videos")
+    make_video(folder / "blue.mp4", ["blue"])
+    make_video(folder / "change.mp4", ["red", "blue", "green"], seconds=1.0)
+    make_video(folder / "red.mp4", ["red"])
+    make_video(folder / "sub" / "yellow.mp4", ["yellow"])
+    before = _content(folder)
+    yield folder
+    assert _content(folder) == before, "a test changed the videos that all share: give it a copy"
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}

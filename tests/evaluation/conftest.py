@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tinymodel import build_tiny_model, make_video
+from tinymodel import make_video
 
 COLOURS = ["red", "green", "blue", "yellow", "cyan", "magenta"]
 
@@ -47,11 +47,6 @@ def vctool(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         return Ran(int(left.value.code or 0), said.out, said.err)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What "the same bits" means on the machine that runs the tests."""
+"""Random tokens, and what "the same bits" means on the machine that runs the tests."""
 
 from __future__ import annotations
 
@@ -17,3 +17,9 @@ def same(found: np.ndarray, expected: np.ndarray) -> bool:
     if EXACT:
         return np.array_equal(found, expected)
     return found.shape == expected.shape and np.allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def unit(generator: np.random.Generator, count: int, width: int = 16) -> np.ndarray:
+    """Random directions: L2-normalised rows, float32."""
+    values = generator.standard_normal((count, width)).astype(np.float32)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scoring_bits import same
+from scoring_bits import same, unit
 
 from vctool.errors import InputError
 from vctool.scoring import ONE, mean_max_sim, token_maxima
@@ -17,11 +17,6 @@ from vctool.scoring import ONE, mean_max_sim, token_maxima
 def rows(*values: list[float]) -> np.ndarray:
     array = np.array(values, np.float32)
     return array / np.linalg.norm(array, axis=1, keepdims=True)
-
-
-def unit(generator: np.random.Generator, count: int, width: int) -> np.ndarray:
-    values = generator.standard_normal((count, width)).astype(np.float32)
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
 QUERIES = [rows([1, 0], [1, 1], [0, 1]), rows([1, -1], [2, 1], [-1, 0])]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scoring_bits import unit
 
 from vctool.errors import InputError, UsageProblem
 from vctool.scoring import kernels, mean_max_sim, meanmaxsim
@@ -30,11 +31,6 @@ def kernel(request, monkeypatch) -> str:
         pytest.skip(f"{request.param} does not run here ({kernels.report().problem or 'the CPU has no such instructions'})")
     monkeypatch.setenv(kernels.VARIABLE, request.param)
     return request.param
-
-
-def unit(generator: np.random.Generator, count: int, width: int) -> np.ndarray:
-    values = generator.standard_normal((count, width)).astype(np.float32)
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
 def rounded(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

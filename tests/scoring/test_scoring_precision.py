@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scoring_bits import unit
 
 from vctool.errors import InputError
 from vctool.precision import LEVELS, Packing, decode, encode, packing_of, rotated, unrotated
@@ -28,11 +29,6 @@ def kernel(request, monkeypatch) -> str:
         pytest.skip(f"{request.param} does not run here ({kernels.report().problem or 'the CPU has no such instructions'})")
     monkeypatch.setenv(kernels.VARIABLE, request.param)
     return request.param
-
-
-def unit(generator: np.random.Generator, count: int, width: int) -> np.ndarray:
-    values = generator.standard_normal((count, width)).astype(np.float32)
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
 def problem(precision: Any, width: int, clips: int = 40, longest: int = 40, seed: int = 0) -> tuple[TokenBlocks, np.ndarray]:

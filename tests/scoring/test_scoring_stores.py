@@ -11,17 +11,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scoring_bits import EXACT, same
+from scoring_bits import EXACT, same, unit
 
 from vctool.errors import InputError, UsageProblem
 from vctool.scoring import batch_scores, mean_max_sim, scores, token_maxima
 from vctool.scoring.tiles import BLOCK, TokenBlocks
 from vctool.store import ClipTokens, StoreWriter, open_store
-
-
-def unit(generator: np.random.Generator, count: int, width: int = 16) -> np.ndarray:
-    values = generator.standard_normal((count, width)).astype(np.float32)
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
 def make_store(clips: list[tuple[np.ndarray, np.ndarray]], dtype=np.float32) -> SimpleNamespace:
