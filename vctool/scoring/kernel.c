@@ -212,7 +212,7 @@ static int run_kernel(const struct kernel *kernel, const struct job *job)
         return NO_MEMORY;
     uint8_t *copy = aligned(memory), *out = copy + copy_bytes;
     float *maxima = (float *)(out + out_bytes), *base = (float *)(out + out_bytes + maxima_bytes);
-    const int64_t passes = (tiles + 1) / 2, lines = (BLOCK * padded / 64 + passes - 1) / passes; /* fetched in a pass */
+    const int64_t passes = tiles > 2 ? (tiles + 1) / 2 : 1, lines = (BLOCK * padded / 64 + passes - 1) / passes; /* fetched in a pass */
     const int64_t each = lines > BLOCK ? (lines - BLOCK + padded / 64 - 1) / (padded / 64) : 0;
     struct segment segments[BLOCK];
     uint8_t state[RUN], bad_centre[CENTRES + 256];
