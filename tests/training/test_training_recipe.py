@@ -95,6 +95,14 @@ def test_a_missing_split_is_named(tmp_path: Path) -> None:
         load_recipe(path)
 
 
+def test_a_misspelt_split_is_named_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('[data]\ntrian = "t.jsonl"\nhold_out = 0.1\n')
+    with pytest.raises(UsageProblem, match="unknown key 'trian'") as found:
+        load_recipe(path)
+    assert found.value.hint == "did you mean 'train'?"
+
+
 def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such recipe"):
         load_recipe(tmp_path / "none.toml")

@@ -285,6 +285,9 @@ def _tables(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from its tables; `where` names the source in errors. Raises UsageProblem."""
     data = values.get("data")
+    if isinstance(data, Mapping) and not data.get("train"):
+        # A misspelt `train` is an unknown key before it is a missing one.
+        from_dict(Recipe, _inherited({**values, "data": {**data, "train": "-"}}), where, UsageProblem)
     for key, others in (("train", ()), ("validation", ("hold_out", "folds", "select_on_test"))):
         if not isinstance(data, Mapping) or not any(data.get(name) for name in (key, *others)):
             hint = "name a JSONL manifest of clips with captions"
