@@ -30,10 +30,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A model directory that tells colours apart."""
     from tinymodel import build_tiny_model
 
-    folder = build_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
-    before = _content(folder)
-    yield folder
-    assert _content(folder) == before, "a test changed the model that all share: give it a copy"
+    yield from _lent(build_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
 
 
 @pytest.fixture(scope="session")
@@ -46,9 +43,13 @@ def tiny_videos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     make_video(folder / "change.mp4", ["red", "blue", "green"], seconds=1.0)
     make_video(folder / "red.mp4", ["red"])
     make_video(folder / "sub" / "yellow.mp4", ["yellow"])
+    yield from _lent(folder)
+
+
+def _lent(folder: Path) -> Iterator[Path]:
     before = _content(folder)
     yield folder
-    assert _content(folder) == before, "a test changed the videos that all share: give it a copy"
+    assert _content(folder) == before, f"a test changed {folder}, which all share: give it a copy"
 
 
 def _content(folder: Path) -> dict[str, bytes]:

@@ -51,7 +51,7 @@ def _one(rng: random.Random) -> str:
             chr(rng.randint(0x61, 0x7A)) + "".join(chr(rng.randint(0x300, 0x36F)) for _ in range(rng.randint(0, 4))) for _ in range(15)
         )
     if kind == 2:  # one word, far too long
-        return rng.choice(WORDS) * rng.randint(20, 50)
+        return rng.choice(WORDS) * rng.randint(20, 50) + rng.choice(WORDS)
     if kind == 3:  # far too many words
         return " ".join(rng.choice(WORDS) for _ in range(rng.randint(60, 200)))
     if kind == 4:  # digits and signs

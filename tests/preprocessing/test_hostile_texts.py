@@ -30,7 +30,7 @@ def expect_equal(ours: NDArray[np.int64], theirs: NDArray[np.int64], texts: list
 
 def test_the_texts_hold_every_kind_of_trouble_and_are_the_same_every_time() -> None:
     texts = hostile_texts()
-    assert len(texts) == 10_000 and texts == hostile_texts() and len(set(texts)) > 9_700
+    assert len(texts) == 10_000 and texts == hostile_texts() and len(set(texts)) > 9_800
     joined = "".join(texts)
     for trouble in ("\x00", "\u202e", "👨‍👩‍👧‍👦", "犬", "كلب", "ſ", "\u2028", "Ã©", "</s>", *ENTITIES):
         assert trouble in joined, trouble

@@ -9,7 +9,7 @@ from typing import Any
 from vctool.models.video_colbert import count_parameters
 from vctool.training.blocks import recompute_blocks
 from vctool.training.features import clip_keys, frame_cache, towers_frozen
-from vctool.training.optimizer import build_optimizer, trained_parameters
+from vctool.training.optimizer import trained_parameters
 from vctool.training.precision import choose_precision
 from vctool.training.prepare import make_model, make_plan
 from vctool.training.recipe import Recipe
@@ -30,7 +30,6 @@ def estimate(recipe: Recipe, folder: Path) -> dict[str, Any]:
     model, loss = make_model(recipe, precision.device)
     if recipe.optim.recompute:
         recompute_blocks(model)
-    build_optimizer(model, loss, recipe.optim)
     plan = make_plan(recipe, train)
     frozen = towers_frozen(model.backbone, recipe.optim.freeze_backbone)
     paired = bool(len(choose_queries(validation, 1).pair_P))

@@ -284,15 +284,14 @@ def _tables(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def recipe_from(values: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from its tables; `where` names the source in errors. Raises UsageProblem."""
-    data = values.get("data")
-    if isinstance(data, Mapping) and not data.get("train"):
-        # A misspelt `train` is an unknown key before it is a missing one.
-        from_dict(Recipe, _inherited({**values, "data": {**data, "train": "-"}}), where, UsageProblem)
+    table = values.get("data")
+    data = table if isinstance(table, Mapping) else {}
+    # Before anything is said to be missing: it may be there, misspelt.
+    recipe = from_dict(Recipe, _inherited({**values, "data": {"train": "", **data}}), where, UsageProblem)
     for key, others in (("train", ()), ("validation", ("hold_out", "folds", "select_on_test"))):
-        if not isinstance(data, Mapping) or not any(data.get(name) for name in (key, *others)):
+        if not any(data.get(name) for name in (key, *others)):
             hint = "name a JSONL manifest of clips with captions"
             raise UsageProblem(f"{where}: data.{key} is missing", f"{hint}, or set data.hold_out = 0.1" if others else hint)
-    recipe = from_dict(Recipe, _inherited(values), where, UsageProblem)
     _check(recipe, where)
     return recipe
 

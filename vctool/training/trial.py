@@ -54,7 +54,7 @@ def try_step(model: VideoColBERT, loss: RetrievalLoss, precision: Precision, opt
     return {
         "groups": [
             {
-                "name": _group_name(model, group["params"], group["weight_decay"]),
+                "name": _group_name(model, group["params"]),
                 "parameters": sum(p.numel() for p in group["params"]),
                 "lr": group["peak_lr"],
                 "weight_decay": group["weight_decay"],
@@ -148,7 +148,7 @@ def _token_bytes(model: VideoColBERT, rows: int) -> int:
     return tokens + 2 * min(rows * rows * queries, KEPT_BYTES) + 2 * 2 * rows * rows * 4
 
 
-def _group_name(model: VideoColBERT, parameters: list[torch.nn.Parameter], decay: float) -> str:
+def _group_name(model: VideoColBERT, parameters: list[torch.nn.Parameter]) -> str:
     pretrained = {id(p) for p in model.backbone.pretrained_parameters()} if not model.backbone.frozen_parameters() else set()
     part = "pretrained" if any(id(p) in pretrained for p in parameters) else "new"
     return f"{part}, {'matrices' if all(p.ndim > 1 for p in parameters) else 'vectors and scalars'}"
